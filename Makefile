@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test test-long lint clean
+
+demo: .venv/installed  ## Install, then shard and stream three small corpora
+	$(BIN)/ecopipe demo
+
+test: .venv/installed-test  ## Install what tests need, and run them
+	$(BIN)/pytest -n auto
+
+test-long: .venv/installed-test  ## The tests that take minutes
+	$(BIN)/pytest -m long
+
+lint: .venv/installed-lint  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## Remove the environment and the demo
+	rm -rf .venv shards/demo
+
+.venv/created:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+		{ echo "ecopipe needs Python 3.10 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	@echo "installing into .venv (PyTorch is large: a few minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/installed-lint: .venv/installed-test
+	$(PIP) -e '.[test,lint]'
+	@touch $@

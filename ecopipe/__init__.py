@@ -1,0 +1,40 @@
+"""ecopipe: a streaming data-pipeline engine for PyTorch, in which the order is a value.
+
+What is delivered, in which batch, in which place, is a pure function of (index, pipeline, seed, epoch). Names are
+imported when they are first used, so ``import ecopipe`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Pipeline": "ecopipe.pipeline.pipeline",
+    "load": "ecopipe.pipeline.toml",
+    "loads": "ecopipe.pipeline.toml",
+    "dumps": "ecopipe.pipeline.toml",
+    "Loader": "ecopipe.run.loader",
+    "Ledger": "ecopipe.insight.ledger",
+    "TarShards": "ecopipe.stages.source",
+    "Where": "ecopipe.stages.plan",
+    "Take": "ecopipe.stages.plan",
+    "Shuffle": "ecopipe.stages.plan",
+    "Batch": "ecopipe.stages.plan",
+    "Bucket": "ecopipe.stages.plan",
+    "EcopipeError": "ecopipe.vocabulary.errors",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names in _HOME are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ecopipe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""``python -m ecopipe``."""
+
+from ecopipe.cli.main import main
+
+main()

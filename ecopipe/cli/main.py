@@ -1,0 +1,177 @@
+"""``ecopipe``: the commands, their options, and how errors are told. What they do is imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ecopipe import __version__
+from ecopipe.vocabulary.errors import EcopipeError, SampleError
+
+app = typer.Typer(
+    name="ecopipe",
+    help="Shard corpora into WebDataset tars, and stream them into device-ready batches whose order is a value.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_PROBLEMS = 1
+EXIT_ERROR = 2
+
+
+class Storage(str, Enum):
+    """How images are stored."""
+
+    png = "png"
+    raw = "raw"
+
+
+class Tail(str, Enum):
+    """What ranks without a batch in the last step do."""
+
+    repeat = "repeat"
+    drop = "drop"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"ecopipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Options of every command. ``--traceback`` is read in :func:`main`, wherever it stands."""
+
+
+@app.command()
+def shard(
+    corpus: Annotated[str, typer.Argument(help="What it is: librispeech, imdb or cifar10.")],
+    source: Annotated[Path, typer.Argument(help="The corpus: its folder, or its archive as downloaded.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write to, one folder per split.")],
+    split: Annotated[Optional[list[str]], typer.Option(help="Only this split. May be repeated.")] = None,
+    max_bytes: Annotated[str, typer.Option(help="Bytes per shard at most, such as 256MiB or 1GB.")] = "256MiB",
+    max_count: Annotated[Optional[int], typer.Option(help="Samples per shard at most.")] = None,
+    storage: Annotated[Storage, typer.Option(help="CIFAR-10: store PNG, or the raw array (.npy).")] = Storage.png,
+    overwrite: Annotated[bool, typer.Option(help="Replace splits that are there already.")] = False,
+) -> None:
+    """Write a raw corpus as WebDataset tars with an index."""
+    from ecopipe.cli import sharding
+
+    sharding.shard(
+        corpus,
+        source,
+        out,
+        splits=split,
+        max_bytes=max_bytes,
+        max_count=max_count,
+        storage=storage.value,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def index(
+    tars: Annotated[list[str], typer.Argument(help="Tars, folders of tars, or glob patterns.")],
+) -> None:
+    """Index WebDataset tars, so that they can be planned. Indexes what is named anew, keeps what is known of the rest."""
+    from ecopipe.cli import sharding
+
+    sharding.index(tars)
+
+
+@app.command()
+def verify(
+    folders: Annotated[list[str], typer.Argument(help="Folders of shards, or of splits.")],
+) -> None:
+    """Compare every member with the CRC in the index. Exits with 1 and a list if one differs."""
+    from ecopipe.cli import sharding
+
+    if sharding.verify(folders):
+        raise typer.Exit(EXIT_PROBLEMS)
+
+
+@app.command()
+def stream(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file, such as pipelines/librispeech.toml.")],
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 works in this one.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to stream.")] = 1,
+    epoch: Annotated[int, typer.Option(min=0, help="The first epoch.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order and of augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    rank: Annotated[Optional[int], typer.Option(min=0, help="This rank; default from torchrun's environment.")] = None,
+    world_size: Annotated[Optional[int], typer.Option(min=1, help="Number of ranks.")] = None,
+    tail: Annotated[Tail, typer.Option(help="Last step without a batch for every rank: repeat one, or drop it.")] = Tail.repeat,
+    limit_batches: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many batches.")] = None,
+    ledger: Annotated[Optional[Path], typer.Option(help="Write a row per delivered sample to this Parquet file.")] = None,
+    digest: Annotated[bool, typer.Option(help="Hash what is delivered.")] = True,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Stream a pipeline and say what came and how fast."""
+    from ecopipe.cli import streaming
+
+    streaming.stream(
+        pipeline,
+        set_ or [],
+        workers=workers,
+        epochs=epochs,
+        epoch=epoch,
+        seed=seed,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        tail=tail.value,
+        limit_batches=limit_batches,
+        ledger=ledger,
+        with_digest=digest,
+        as_json=json_,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("shards/demo"),
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
+) -> None:
+    """Make three small corpora, shard them, stream them, and show what came."""
+    from ecopipe.cli import demonstration
+
+    demonstration.demo(out, workers)
+
+
+def main() -> None:
+    """Runs the command line: an error is one message and exit code 2; ``--traceback`` shows where it arose."""
+    show_traceback = "--traceback" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--traceback"]
+    try:
+        app()
+    except EcopipeError as error:
+        if show_traceback:
+            traceback.print_exc()
+            if isinstance(error, SampleError) and error.details:
+                print(f"\nIn the worker:\n{error.details}", file=sys.stderr)
+        else:
+            print(f"ecopipe: {error}", file=sys.stderr)
+        _leave(EXIT_ERROR)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(EXIT_PROBLEMS)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

@@ -1,0 +1,49 @@
+"""Progress bars on the terminal; nothing where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+stderr = Console(stderr=True)
+
+Advance = Callable[[float], None]
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    fixed = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    return Progress(
+        *fixed, *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True,
+        disable=not stderr.is_terminal,
+    )
+
+
+@contextlib.contextmanager
+def bytes_bar(description: str, total: int) -> Iterator[Advance]:
+    """A bar over bytes; gives what is called with the bytes done since the last call."""
+    with _bar(DownloadColumn(), TransferSpeedColumn()) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+@contextlib.contextmanager
+def count_bar(description: str, total: int | None) -> Iterator[Advance]:
+    """A bar over things; gives what is called with the things done since the last call."""
+    with _bar(MofNCompleteColumn()) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)

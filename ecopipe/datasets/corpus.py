@@ -1,0 +1,102 @@
+"""What a raw corpus is to ecopipe: named splits of samples in a fixed order, and an account of what is missing."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ecopipe.vocabulary.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample of a raw corpus, its payload as the corpus stores it.
+
+    ``members``: payload bytes under the extension they get in a shard, without the dot (``flac``, ``txt``, ``cls``).
+    ``extras``: one value per entry of the corpus's ``columns``.
+    """
+
+    key: str
+    members: dict[str, bytes]
+    extras: dict[str, int | float | str | None] = field(default_factory=dict)
+
+
+class Corpus(abc.ABC):
+    """A raw corpus in its upstream layout, as a folder or as an archive.
+
+    Samples come in the order of their keys, whatever the order on disk or in the archive. A part that is missing is
+    reported; a part that is damaged is refused with a :class:`CorpusError`.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]] = {}  # extra columns of the index -> Arrow type by its alias, e.g. "int32"
+    version: str = ""  # as the corpus itself states it; empty where it does not
+    classes: tuple[str, ...] = ()  # class names; the label is the place in it
+
+    @abc.abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that are there, sorted."""
+
+    @abc.abstractmethod
+    def count(self, split: str) -> int:
+        """How many samples the split has."""
+
+    @abc.abstractmethod
+    def samples(self, split: str) -> Iterator[RawSample]:
+        """The samples of the split in the order of their keys."""
+
+    @abc.abstractmethod
+    def report(self) -> list[str]:
+        """What is incomplete, one sentence each; empty if nothing is."""
+
+    def close(self) -> None:  # noqa: B027 - a corpus without open files has nothing to do
+        """Let go of open files. A corpus is also a context manager that does this."""
+
+    def __enter__(self) -> Corpus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _require_split(self, split: str) -> None:
+        if split not in self.splits():
+            raise ConfigError(f"The {self.name} corpus here has no split {split!r}. {nearest(split, self.splits())}")
+
+
+_READERS = {
+    "cifar10": ("ecopipe.datasets.cifar10", "Cifar10"),
+    "imdb": ("ecopipe.datasets.imdb", "Imdb"),
+    "librispeech": ("ecopipe.datasets.librispeech", "LibriSpeech"),
+}
+
+#: The names that :func:`open_corpus` knows.
+CORPORA: tuple[str, ...] = tuple(_READERS)
+
+
+def open_corpus(name: str, path: str | os.PathLike[str], **options: Any) -> Corpus:
+    """Open the corpus ``name`` (one of :data:`CORPORA`) at a folder or an archive.
+
+    Options are the keyword settings of the reader: ``only`` of LibriSpeech, ``storage`` of CIFAR-10.
+    """
+    if name not in _READERS:
+        raise ConfigError(f"There is no reader for a corpus named {name!r}. {nearest(name, CORPORA)}")
+    module, attribute = _READERS[name]
+    reader = getattr(importlib.import_module(module), attribute)
+    settings = [item.name for item in inspect.signature(reader).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    for option in options:
+        if option not in settings:
+            raise ConfigError(f"The {name} corpus has no option {option!r}. {nearest(option, settings)}")
+    corpus: Corpus = reader(path, **options)
+    return corpus
+
+
+def shortfall(split: str, found: int, full: int | None, noun: str) -> list[str]:
+    """The sentence of a report about a split with fewer samples than upstream, if it has fewer."""
+    if full is None or found >= full:
+        return []
+    return [f"{split}: {found:,} of the {full:,} {noun} of the full corpus."]

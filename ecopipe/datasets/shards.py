@@ -1,0 +1,248 @@
+"""Folders of WebDataset tars: finding, indexing and verifying them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ecopipe.formats import index as index_format
+from ecopipe.formats import tar as tar_format
+from ecopipe.formats.index import IndexFile, IndexWriter, Row
+from ecopipe.formats.measures import measure
+from ecopipe.storage import files
+from ecopipe.storage.publish import publish_file
+from ecopipe.vocabulary import errors
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes done since the last call."""
+
+
+def silent(_bytes: int) -> None:
+    """No progress is shown."""
+
+
+def find_tars(path: str) -> list[str]:
+    """The tars that a folder, a file or a glob pattern names, sorted.
+
+    Raises:
+        ShardError: There are none; the message names what is there instead.
+    """
+    if any(mark in path for mark in "*?["):
+        found = [name for name in files.find(path) if name.endswith(".tar")]
+        if not found:
+            raise errors.ShardError(f"{path}: no .tar file matches. Check the pattern.")
+        return found
+    if not files.exists(path):
+        raise errors.ShardError(f"{path}: there is no such file or folder. Check the path, or shard a corpus to it first.")
+    if not files.is_folder(path):
+        if path.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
+            raise errors.ShardError(f"{path}: is compressed; its samples cannot be read at random. Decompress it first.")
+        return [path]
+    found = files.find(files.join(path, "*.tar"))
+    if found:
+        return found
+    splits = sorted(files.parent(name) for name in files.find(files.join(path, "*/*.tar")))
+    if splits:
+        choices = ", ".join(dict.fromkeys(splits))
+        raise errors.ShardError(f"{path}: holds no tars itself, but its folders do. Choose one or more of: {choices}.")
+    raise errors.ShardError(f"{path}: the folder holds no .tar files. Shard a corpus to it, or check the path.")
+
+
+def tar_bytes(path: str) -> int:
+    """Bytes of the tars that a path names."""
+    return sum(files.size_of(name) for name in find_tars(path))
+
+
+def index_path(folder: str) -> str:
+    """Where the index of a folder lies: beside the tars, or in the user's cache if the folder cannot be written."""
+    beside = files.join(folder, index_format.FILE_NAME)
+    if files.exists(beside) or (not files.is_url(folder) and os.access(folder or ".", os.W_OK)):
+        return beside
+    cache = os.environ.get("ECOPIPE_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ecopipe"
+    )
+    absolute = folder if files.is_url(folder) else os.path.abspath(folder)
+    return os.path.join(cache, "index", hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".parquet")
+
+
+def scan_rows(path: str, progress: Progress = silent) -> tuple[int, list[Row]]:
+    """The size of a tar, and an index row for each of its samples. Reads the whole tar.
+
+    Raises:
+        ShardError: The tar is damaged, or a member's header is.
+    """
+    rows, done = [], 0
+    with files.open_binary(path) as file:
+        for entry in tar_format.scan(file, path):
+            try:
+                measures = measure(entry.payloads)
+            except ValueError as error:
+                raise errors.ShardError(f"{path}: sample {entry.key!r}: {error}. Mend the sample, or leave it out.") from error
+            rows.append(Row(entry.key, entry.members, measures))
+            end = max(member.offset + member.size for member in entry.members)
+            progress(end - done)
+            done = end
+    size = files.size_of(path)
+    progress(size - done)
+    return size, rows
+
+
+def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) -> str:
+    """Indexes some tars of one folder. What the folder's index already says of its other tars is kept.
+
+    Returns:
+        The path of the index.
+    """
+    target = index_path(folder)
+    names = {files.base_name(path): path for path in tars}
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(opened(target)) if files.exists(target) else None
+        kept = [] if old is None else [shard.name for shard in old.shards]
+        kept = [name for name in kept if name not in names and files.exists(files.join(folder, name))]
+        temporary = stack.enter_context(publish_file(Path(target)))
+        writer = IndexWriter(temporary, extras=old.extras if old else None)
+        try:
+            for name in sorted([*names, *kept]):
+                if name in names:
+                    size, rows = scan_rows(names[name], progress)
+                    writer.add(name, size, rows)
+                elif old is not None:
+                    writer.extensions |= old.extensions
+                    number = [shard.name for shard in old.shards].index(name)
+                    writer.add_table(old.shards[number], old.read(number, 0, old.shards[number].rows))
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.finish()
+    return target
+
+
+def index_tars(tars: Sequence[str], progress: Progress = silent) -> list[str]:
+    """Indexes tars, folder by folder; the paths of the indexes."""
+    folders: dict[str, list[str]] = {}
+    for path in tars:
+        folders.setdefault(files.parent(path), []).append(path)
+    return [index_folder(folder, names, progress) for folder, names in folders.items()]
+
+
+def open_index(path: str) -> IndexFile:
+    """An index by path or URL."""
+    return IndexFile(path, files.open_binary(path) if files.is_url(path) else None)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[IndexFile]:
+    """An index, open for the length of a with block."""
+    index = open_index(path)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+def not_indexed(paths: Sequence[str]) -> list[str]:
+    """Tars that paths name and that no index lists yet."""
+    folders: dict[str, list[str]] = {}
+    for tar in (tar for path in paths for tar in find_tars(path)):
+        folders.setdefault(files.parent(tar), []).append(tar)
+    found = []
+    for folder, tars in folders.items():
+        target = index_path(folder)
+        listed: set[str] = set()
+        if files.exists(target):
+            with opened(target) as index:
+                listed = {shard.name for shard in index.shards}
+        found += [tar for tar in tars if files.base_name(tar) not in listed]
+    return found
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that verifying found: the shard, the sample and member (empty for the shard itself), and what is wrong."""
+
+    shard: str
+    key: str
+    extension: str
+    what: str
+
+
+@dataclass
+class Verified:
+    """What verifying did: counts, and the problems found."""
+
+    shards: int = 0
+    samples: int = 0
+    members: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def indexed_folders(path: str) -> list[str]:
+    """Folders at or one below ``path`` that hold an index or tars."""
+    if not files.exists(path):
+        raise errors.ShardError(f"{path}: there is no such folder. Check the path.")
+    if not files.is_folder(path):
+        raise errors.ShardError(f"{path}: is a file. Give the folder that holds the shards.")
+    here = []
+    for pattern in (index_format.FILE_NAME, "*.tar", f"*/{index_format.FILE_NAME}", "*/*.tar"):
+        here += [files.parent(name) for name in files.find(files.join(path, pattern))]
+    if not here:
+        raise errors.ShardError(f"{path}: holds no shards. Give a folder that 'ecopipe shard' or 'ecopipe index' made.")
+    return sorted(set(here))
+
+
+def verify_folder(folder: str, progress: Progress = silent) -> Verified:
+    """Compares every member of every shard of a folder with the CRC-32 that the index holds."""
+    result = Verified()
+    target = index_path(folder)
+    if not files.exists(target):
+        raise errors.IndexFileError(f"{folder}: holds tars and no index. Run 'ecopipe index {folder}/*.tar' first.")
+    present = {files.base_name(path): path for path in files.find(files.join(folder, "*.tar"))}
+    with opened(target) as index:
+        for number, info in enumerate(index.shards):
+            path = present.pop(info.name, None)
+            if path is None:
+                result.problems.append(Problem(files.join(folder, info.name), "", "", "the shard is missing"))
+                continue
+            _verify_shard(path, index, number, result, progress)
+    for path in present.values():
+        result.problems.append(Problem(path, "", "", "the shard is not in the index"))
+    return result
+
+
+def _verify_shard(path: str, index: IndexFile, number: int, result: Verified, progress: Progress) -> None:
+    info = index.shards[number]
+    size = files.size_of(path)
+    if size != info.size:
+        result.problems.append(Problem(path, "", "", f"holds {size:,} bytes, the index says {info.size:,}"))
+    result.shards += 1
+    result.bytes += size
+    done = 0
+    with files.open_binary(path) as file:
+        for start in range(0, info.rows, index_format.ROW_GROUP):
+            rows = index.read(number, start, min(start + index_format.ROW_GROUP, info.rows))
+            for key, members in zip(rows["key"].to_pylist(), rows["members"].to_pylist(), strict=True):
+                result.samples += 1
+                for member in members:
+                    result.members += 1
+                    if wrong := _verify_member(file, member):
+                        result.problems.append(Problem(path, key, member["extension"], wrong))
+                    progress(member["offset"] + member["size"] - done)
+                    done = member["offset"] + member["size"]
+    progress(size - done)
+
+
+def _verify_member(file: Any, member: Mapping[str, int]) -> str:
+    file.seek(member["offset"])
+    data = file.read(member["size"])
+    if len(data) != member["size"]:
+        return f"ends after {len(data):,} of {member['size']:,} bytes"
+    if (crc := zlib.crc32(data)) != member["crc32"]:
+        return f"has CRC-32 {crc:08x}, the index says {member['crc32']:08x}"
+    return ""

@@ -1,0 +1,1 @@
+"""Bytes to values and back: tar, index, audio, image and text."""

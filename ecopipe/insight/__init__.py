@@ -1,0 +1,1 @@
+"""What was delivered, and how fast: digest, ledger and summary."""

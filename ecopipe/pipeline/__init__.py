@@ -1,0 +1,1 @@
+"""A pipeline as a value, in Python and in TOML."""

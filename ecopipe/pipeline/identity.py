@@ -1,0 +1,64 @@
+"""What a source or a stage is, as plain data: for TOML, for the identity of a pipeline, and for naming a difference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ecopipe.stages.source import TarShards
+from ecopipe.stages.stage import Stage
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return value
+
+
+def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
+    """The fields of a source or a stage.
+
+    Args:
+        thing: The source or stage.
+        identity: All fields that decide what is delivered; otherwise every field that is not at its default.
+    """
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(thing):
+        value = getattr(thing, item.name)
+        if identity:
+            if item.metadata.get("identity", True):
+                found[item.name] = plain(value)
+        elif item.default is dataclasses.MISSING or value != item.default:
+            found[item.name] = plain(value)
+    return found
+
+
+def describe(thing: TarShards | Stage) -> dict[str, Any]:
+    """The identity of a source or a stage, as JSON."""
+    kind = "source" if isinstance(thing, TarShards) else "stage"
+    return {kind: type(thing).__name__, **settings(thing, identity=True)}
+
+
+def first_difference(saved: Any, now: Any, where: str = "") -> str | None:
+    """The first place where two identities differ, in words; None if they are equal.
+
+    >>> first_difference({"stages": [{"bins": 80}]}, {"stages": [{"bins": 64}]})
+    'stages[0].bins was 80 and is 64'
+    """
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for name in [*saved, *(name for name in now if name not in saved)]:
+            inner = f"{where}.{name}" if where else str(name)
+            if name not in saved or name not in now:
+                return f"{inner} {'was not there' if name not in saved else 'is gone'}"
+            if found := first_difference(saved[name], now[name], inner):
+                return found
+        return None
+    if isinstance(saved, list) and isinstance(now, list):
+        for number, (before, after) in enumerate(zip(saved, now, strict=False)):
+            if found := first_difference(before, after, f"{where}[{number}]"):
+                return found
+        return None if len(saved) == len(now) else f"{where} had {len(saved)} entries and has {len(now)}"
+    return None if saved == now else f"{where} was {saved!r} and is {now!r}"

@@ -1,0 +1,178 @@
+"""A pipeline as a TOML file, and back.
+
+::
+
+    [source]
+    path = "shards/cifar10/train"
+
+    [[stages]]
+    stage = "Shuffle"
+
+    [[stages]]
+    stage = "Batch"
+    size = 256
+
+Keys are the fields of the classes; only registered stages can be named. An override ``source.path=...`` or
+``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from ecopipe.pipeline.identity import settings
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages import audio, collate, foreign, image, plan, spectral, text  # noqa: F401 - fills the registry
+from ecopipe.stages.source import TarShards
+from ecopipe.stages.stage import REGISTRY, Stage
+from ecopipe.vocabulary.errors import ConfigError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
+    """Reads a pipeline from a TOML file.
+
+    Args:
+        path: The file.
+        overrides: ``{"source.path": ..., "Bucket.max_padded": ...}``: settings to replace, by source or stage name.
+
+    Raises:
+        ConfigError: The file is missing or no TOML; a key, a stage or a setting is wrong.
+    """
+    try:
+        text_ = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a pipeline file: {error}.") from error
+    return loads(text_, overrides, where=str(path))
+
+
+def loads(text_: str, overrides: Mapping[str, Any] | None = None, *, where: str = "TOML") -> Pipeline:
+    """Reads a pipeline from TOML text; ``where`` names it in errors."""
+    try:
+        document = tomllib.loads(text_)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: is no TOML: {error}.") from error
+    for key in document:
+        if key not in ("source", "stages"):
+            raise ConfigError(f"{where}: unknown key {key!r}. {nearest(key, ['source', 'stages'])}")
+    source, stages = document.get("source"), document.get("stages", [])
+    if not isinstance(source, dict):
+        raise ConfigError(f"{where}: has no [source] table. Begin with [source] and path = '...'.")
+    if not isinstance(stages, list) or not all(isinstance(table, dict) for table in stages):
+        raise ConfigError(f"{where}: stages must be tables: write [[stages]] before each.")
+    for key, value in (overrides or {}).items():
+        _override(source, stages, key, value, where)
+    built = [_stage(table, number, where) for number, table in enumerate(stages, 1)]
+    try:
+        return Pipeline(_build(TarShards, source, f"{where}: [source]"), *built)
+    except ConfigError as error:
+        raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
+
+
+def dumps(pipeline: Pipeline) -> str:
+    """A pipeline as TOML text.
+
+    Raises:
+        ConfigError: A stage holds a function or module of the user's, which TOML cannot name.
+    """
+    tables = [{"stage": type(stage).__name__, **settings(stage, identity=False)} for stage in pipeline.stages]
+    for table in tables:
+        for name, value in table.items():
+            if callable(value):
+                raise ConfigError(
+                    f"{table['stage']}: {name} is {value!r}, which TOML cannot hold. Only dotted names from "
+                    "torchaudio.transforms and torchvision.transforms.v2 can be written."
+                )
+    return tomli_w.dumps({"source": settings(pipeline.source, identity=False), "stages": tables})
+
+
+def parse_override(text_: str) -> tuple[str, Any]:
+    """``"Bucket.max_padded=300"`` as a key and a value.
+
+    Raises:
+        ConfigError: There is no ``=``.
+    """
+    key, equals, value = text_.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text_!r}: write it as NAME.KEY=VALUE, such as source.path=shards/imdb/train.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _override(source: dict[str, Any], stages: list[dict[str, Any]], key: str, value: Any, where: str) -> None:
+    target, dot, name = key.partition(".")
+    tables = {"source": source}
+    tables |= {str(table.get("name") or table.get("stage")): table for table in stages}
+    if not dot or target not in tables:
+        raise ConfigError(f"{where}: cannot set {key!r}: no such stage. {nearest(target, tables)} Write NAME.KEY.")
+    tables[target][name] = value
+
+
+def _stage(table: dict[str, Any], number: int, where: str) -> Stage:
+    place = f"{where}: stage {number}"
+    kind = table.get("stage")
+    if not isinstance(kind, str):
+        raise ConfigError(f"{place}: has no 'stage' key that says what it is. {nearest('', REGISTRY)}")
+    if kind not in REGISTRY:
+        raise ConfigError(f"{place}: unknown stage {kind!r}. {nearest(kind, REGISTRY)}")
+    stage = _build(REGISTRY[kind], {name: value for name, value in table.items() if name != "stage"}, f"{place}, {kind}")
+    if not isinstance(stage, Stage):
+        raise ConfigError(f"{place}: {kind} is no stage.")
+    return stage
+
+
+def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
+    known = {item.name: item for item in dataclasses.fields(kind) if item.init}
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key {name!r}. {nearest(name, known)}")
+    for name, item in known.items():
+        if name not in table and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: {name!r} is missing. Add {name} = ...")
+    hints = get_type_hints(kind)
+    for name, value in table.items():
+        if not _fits(_frozen(value), hints[name]):
+            raise ConfigError(f"{where}: {name} = {value!r} has the wrong type. It takes {known[name].type}.")
+    try:
+        return kind(**{name: _frozen(value) for name, value in table.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a TOML value suits a field's annotation."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return isinstance(value, type(inner[0]))  # the stage itself names the choices
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,85 @@
+"""The device stages: applied to each batch where the consumer wants it, one batch ahead on a side stream on CUDA."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ecopipe.stages.stage import DeviceStage
+from ecopipe.vocabulary.errors import ConfigError, EcopipeError, SampleError
+from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.sample import Batch
+
+
+def resolve(device: str | torch.device) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ConfigError: There is no such device on this machine.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"loader: unknown device {device!r}. Write 'cpu', 'cuda' or 'cuda:1'.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"loader: device {str(device)!r} is wanted and there is no CUDA device here. Use device='cpu'.")
+    return found
+
+
+def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batch:
+    """A batch after the device stages. Errors are given the stage and the batch's number."""
+    place = batch.place
+    epoch, number = (place.epoch, place.number) if place else (0, 0)
+    for stage in stages:
+        try:
+            with torch.no_grad():
+                made = stage.apply(batch, Chance(seed, epoch, stage.label))
+        except EcopipeError:
+            raise
+        except Exception as error:
+            keys = batch.sample_keys
+            shard = place.shards[0] if place and place.shards else ""
+            reason = f"batch {number} of epoch {epoch}: {type(error).__name__}: {error}"
+            raise SampleError(
+                stage.label, f"{keys[0]} and {len(keys) - 1} more", shard, reason, traceback.format_exc()
+            ) from error
+        made.place = place
+        batch = made
+    return batch
+
+
+def on_device(
+    batches: Iterator[Batch], stages: Sequence[DeviceStage], device: torch.device, seed: int
+) -> Iterator[Batch]:
+    """Batches on the device, after the device stages.
+
+    On CUDA the copy and the stages of the next batch run on a side stream while the consumer works on this one; the
+    consumer's stream waits for just what it is handed.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield apply_stages(batch.to(device), stages, seed)
+        return
+    side = torch.cuda.Stream(device)
+    ready: tuple[Batch, torch.cuda.Event, Batch] | None = None
+    for batch in batches:
+        with torch.cuda.stream(side):
+            made = apply_stages(batch.to(device, non_blocking=True), stages, seed)
+            event = torch.cuda.Event()
+            event.record(side)
+        if ready is not None:
+            yield _hand_over(ready[0], ready[1], device)
+        ready = made, event, batch  # the pinned source is kept until its copy is done
+    if ready is not None:
+        yield _hand_over(ready[0], ready[1], device)
+
+
+def _hand_over(made: Batch, event: torch.cuda.Event, device: torch.device) -> Batch:
+    current = torch.cuda.current_stream(device)
+    current.wait_event(event)
+    for value in made.values():
+        if isinstance(value, torch.Tensor) and value.is_cuda:
+            value.record_stream(current)  # its memory is not reused before the consumer's work on it is done
+    return made

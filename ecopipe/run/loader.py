@@ -1,0 +1,224 @@
+"""The loader: a pipeline's batches, from worker processes, for one rank, on a device, resumable at every step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, cast, get_args
+
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import DataLoader
+
+from ecopipe.pipeline.identity import first_difference
+from ecopipe.pipeline.pipeline import Pipeline, Plan
+from ecopipe.plan.sequence import Cursor, Planned, sequence
+from ecopipe.plan.shards import Shards
+from ecopipe.run import ranks
+from ecopipe.run.device import on_device, resolve
+from ecopipe.run.worker import BatchMaker, Failure, Task, make_task
+from ecopipe.vocabulary.errors import ConfigError, StateError, nearest
+from ecopipe.vocabulary.sample import Batch, Place
+
+STATE_VERSION = 1
+
+
+class Loader:
+    """Batches of a pipeline. Each ``for`` gives one epoch; after its end the next ``for`` gives the next epoch.
+
+    Args:
+        pipeline: What to deliver.
+        workers: Worker processes; 0 makes the batches in this process. Never changes what is delivered.
+        device: Where batches and device stages live: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        rank: This process among ``world_size``; both default to torch.distributed, then torchrun's environment.
+        world_size: Number of ranks.
+        seed: Seed of the order and of every augmentation.
+        epoch: The first epoch.
+        tail: When the batches of an epoch do not fill the last step of all ranks: ``"repeat"`` gives the ranks without
+            one a batch of that step again (``batch.place.repeat`` says so), ``"drop"`` leaves the step out.
+        prefetch: Batches per worker that are made ahead.
+        timeout_s: Seconds to wait for a worker's batch before raising; 0 waits for ever.
+        multiprocessing_context: How workers start: ``"fork"``, ``"forkserver"``, ``"spawn"``; None is torch's default.
+        shards: The pipeline's shards if they are open already.
+
+    The state is what has been handed out by the iterator, not what was made ahead. It is JSON: epoch, place in the
+    sequence, and what it belongs to.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        workers: int = 0,
+        device: str | torch.device = "cpu",
+        rank: int | None = None,
+        world_size: int | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        tail: ranks.Tail = "repeat",
+        prefetch: int = 2,
+        timeout_s: float = 0,
+        multiprocessing_context: str | None = None,
+        shards: Shards | None = None,
+    ) -> None:
+        for name, value, least in (("workers", workers, 0), ("epoch", epoch, 0), ("prefetch", prefetch, 1)):
+            if value < least:
+                raise ConfigError(f"loader: {name} must be at least {least}, got {value}.")
+        if tail not in get_args(ranks.Tail):
+            raise ConfigError(f"loader: unknown tail {tail!r}. {nearest(str(tail), get_args(ranks.Tail))}")
+        self.pipeline = pipeline
+        self.rank, self.world_size = ranks.who_am_i(rank, world_size)
+        self.seed, self.tail = seed, tail
+        self.device = resolve(device)
+        self.shards = shards if shards is not None else pipeline.source.open()
+        pipeline.check_fields(self.shards.fields)
+        self._epoch = epoch
+        self._taken: Cursor | None = None  # what the consumer has taken of the epoch
+        self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
+        self._issued: deque[Cursor] = deque()
+        self._tasks: Iterator[Task] = iter(())
+        self._turn = 0
+        self._lengths: dict[int, int] = {}
+        self._torch_loader: DataLoader[Any] = DataLoader(
+            BatchMaker(pipeline),
+            sampler=cast("Any", _Tasks(self)),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            timeout=timeout_s if workers else 0,
+            multiprocessing_context=multiprocessing_context if workers else None,
+            generator=torch.Generator(),  # torch draws a worker seed at each start; not from the user's generator
+        )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
+        if epoch < 0:
+            raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
+        if epoch != self._epoch:
+            self._epoch, self._taken, self._resume = epoch, None, False
+
+    def __len__(self) -> int:
+        """Steps of this rank in the current epoch, by planning it (metadata only; counted once per epoch)."""
+        if self._epoch not in self._lengths:
+            batches = sum(1 for _ in self._sequence(None, columns=self.pipeline.plan_columns()))
+            self._lengths = {self._epoch: ranks.steps(batches, self.world_size, self.tail)}
+        return self._lengths[self._epoch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This epoch's batches: from its beginning, or from the place of a state that was just loaded."""
+        start = self._taken if self._resume else None
+        self._resume, self._taken = False, start
+        self._issued.clear()
+        self._tasks = self._make_tasks(self._epoch, start)
+        self._turn += 1
+        return self._deliver(self._turn)
+
+    def _deliver(self, turn: int) -> Iterator[Batch]:
+        batches = on_device(self._made(turn), self.pipeline.device_stages, self.device, self.seed)
+        for batch in batches:
+            self._check_turn(turn)
+            self._taken = self._issued.popleft()
+            yield batch
+        self._check_turn(turn)
+        self._epoch, self._taken = self._epoch + 1, None
+
+    def _made(self, turn: int) -> Iterator[Batch]:
+        for made in self._torch_loader:
+            self._check_turn(turn)
+            if isinstance(made, Failure):
+                raise made.error
+            yield made
+
+    def _check_turn(self, turn: int) -> None:
+        if turn != self._turn:
+            raise RuntimeError("loader: a newer iterator of this loader has begun. Use one at a time, or two loaders.")
+
+    def _sequence(self, start: Cursor | None, columns: tuple[str, ...] | None = None) -> Iterator[Planned]:
+        plan = Plan(self.pipeline, self.shards.rows_per_shard, self.seed, self._epoch)
+        return sequence(plan, lambda slices: self.shards.read(slices, columns), start)
+
+    def _make_tasks(self, epoch: int, start: Cursor | None) -> Iterator[Task]:
+        reads = self.pipeline.reads()
+        for dealt in ranks.deal(self._sequence(start), self.rank, self.world_size, self.tail):
+            rows = dealt.planned.rows()
+            shards = tuple(rows["shard"].to_pylist())
+            seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
+            place = Place(epoch, dealt.planned.number, shards, self.rank, dealt.repeat, seconds)
+            self._issued.append(dealt.after)
+            yield make_task(rows, place, self.seed, reads)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last batch that was handed out, as JSON-ready values."""
+        taken = self._taken or Cursor()
+        return {
+            "version": STATE_VERSION,
+            "epoch": self._epoch,
+            "batch": taken.number,
+            "turn": taken.turn,
+            "lanes": [list(place) for place in taken.lanes],
+            "seed": self.seed,
+            "index": self.shards.fingerprint,
+            "pipeline": self.pipeline.identity,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues where a state was taken; the next ``for`` begins with the batch after it.
+
+        The number of ranks and workers may differ from those that took the state.
+
+        Raises:
+            StateError: The state is of another version, index, seed or pipeline; names the first difference.
+        """
+        mine = self.state_dict()
+        if lost := [key for key in mine if key not in state]:
+            raise StateError(f"state: has no {lost[0]!r}. It is not a state of an ecopipe loader, or is damaged.")
+        if state["version"] != STATE_VERSION:
+            raise StateError(f"state: has version {state['version']}; this ecopipe reads {STATE_VERSION}.")
+        if state["seed"] != self.seed:
+            raise StateError(f"state: was taken with seed {state['seed']}, this loader has {self.seed}. Use the same seed.")
+        if found := first_difference(state["pipeline"], mine["pipeline"]):
+            raise StateError(f"state: belongs to another pipeline: {found}. Load it into the pipeline that made it.")
+        if state["index"] != mine["index"]:
+            raise StateError(
+                f"state: belongs to other shards: their index was {state['index']} and is {mine['index']}. "
+                "Load it with the shards that it was taken on."
+            )
+        lanes = tuple((int(block), int(batch)) for block, batch in state["lanes"])
+        self._epoch = int(state["epoch"])
+        self._taken = Cursor(int(state["batch"]), int(state["turn"]), lanes)
+        self._resume = True
+        self._turn += 1  # an iterator that is still open must not move the place
+
+    def close(self) -> None:
+        """Ends the workers and closes the index."""
+        self._turn += 1
+        self._torch_loader._iterator = None
+        self.shards.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Tasks:
+    """The sampler of torch's DataLoader: the tasks of the iteration that has just begun."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Task]:
+        return self._loader._tasks
+
+
+def _as_it_is(made: Batch | Failure) -> Batch | Failure:
+    return made

@@ -1,0 +1,70 @@
+"""The one file about ranks: who am I, and which batches of the global sequence are mine.
+
+At step t, rank r of W takes batch B(t*W + r). So every rank makes the same number of steps without a word to another,
+and a sequence begun by W ranks can be continued by any other number of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.distributed
+
+from ecopipe.plan.sequence import Cursor, Planned
+from ecopipe.vocabulary.errors import ConfigError
+
+Tail = Literal["repeat", "drop"]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A rank's batch of one step, the place after the step, and whether it is a repeat that only fills the step."""
+
+    planned: Planned
+    after: Cursor
+    repeat: bool
+
+
+def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size: as given; else of torch.distributed, if it runs; else of torchrun's environment; else (0, 1).
+
+    Raises:
+        ConfigError: Only one of the two is given, or the rank is not one of the world.
+    """
+    if (rank is None) != (world_size is None):
+        raise ConfigError(f"loader: got rank={rank} and world_size={world_size}. Give both, or neither.")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"loader: rank {rank} is not one of 0 to {world_size - 1} (world_size {world_size}).")
+    return rank, world_size
+
+
+def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail) -> Iterator[Dealt]:
+    """A rank's batches of a sequence, one per step.
+
+    Args:
+        sequence: The global sequence, from the first batch of a step on.
+        rank: This rank.
+        world_size: Number of ranks.
+        tail: What ranks without a batch in the last step do: ``repeat`` a batch of that step, or all ``drop`` the step.
+    """
+    step: list[Planned] = []
+    for planned in sequence:
+        step.append(planned)
+        if len(step) == world_size:
+            yield Dealt(step[rank], planned.after, repeat=False)
+            step = []
+    if step and tail == "repeat":
+        yield Dealt(step[rank % len(step)], step[-1].after, repeat=rank >= len(step))
+
+
+def steps(batches: int, world_size: int, tail: Tail) -> int:
+    """Steps that each rank makes with so many batches."""
+    return -(-batches // world_size) if tail == "repeat" else batches // world_size

@@ -1,0 +1,103 @@
+"""What a worker does: index rows in, a collated batch out. It owns nothing and remembers nothing but open files."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from torch.utils.data import Dataset
+
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.storage.files import RangeReader
+from ecopipe.vocabulary.errors import EcopipeError, SampleError
+from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.sample import Batch, Place, Sample
+
+ROW_COLUMNS = ("key", "shard", "path", "members")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One batch to make: the index rows of its samples, and its place."""
+
+    rows: pa.RecordBatch
+    place: Place
+    seed: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a worker returns instead of a batch that it could not make; raised again where the batch was wanted."""
+
+    error: EcopipeError
+
+
+def make_task(rows: pa.Table, place: Place, seed: int, reads: set[str] | None) -> Task:
+    """A task of some index rows, less the columns that no stage looks at."""
+    columns = [name for name in rows.column_names if name in ROW_COLUMNS or reads is None or name in reads]
+    return Task(rows.select(columns).combine_chunks().to_batches()[0], place, seed)
+
+
+class BatchMaker(Dataset[Any]):
+    """Makes the batch of a task. A map-style dataset, indexed by tasks, for torch's DataLoader."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._stages = pipeline.sample_stages
+        self._collate = pipeline.collate
+        self._reads = pipeline.reads()
+        self._reader = RangeReader()
+
+    def __getitem__(self, task: Task) -> Batch | Failure:
+        try:
+            return self._make(task)
+        except EcopipeError as error:
+            return Failure(error)
+
+    def _make(self, task: Task) -> Batch:
+        chances = [Chance(task.seed, task.place.epoch, stage.label) for stage in self._stages]
+        samples = [self._apply(sample, chances) for sample in self._samples(task.rows)]
+        try:
+            batch = self._collate.apply(samples)
+        except EcopipeError:
+            raise
+        except Exception as error:
+            raise self._explain(self._collate.label, samples, error) from error
+        batch.place = task.place
+        return batch
+
+    def _samples(self, rows: pa.RecordBatch) -> list[Sample]:
+        return [self._sample(row) for row in rows.to_pylist()]
+
+    def _sample(self, row: dict[str, Any]) -> Sample:
+        reads = self._reads
+        members = [member for member in row["members"] if reads is None or member["extension"] in reads]
+        payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])
+        fields = {name: value for name, value in row.items() if name not in ROW_COLUMNS and value is not None}
+        fields.update((member["extension"], data) for member, data in zip(members, payloads, strict=True))
+        return Sample(row["key"], fields, shard=row["shard"])
+
+    def _apply(self, sample: Sample, chances: Sequence[Chance]) -> Sample:
+        for stage, chance in zip(self._stages, chances, strict=True):
+            try:
+                missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
+                if missing:
+                    raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
+                sample = stage.apply(sample, chance)
+            except SampleError as error:
+                raise SampleError(
+                    error.stage, error.key, error.shard or sample.shard, error.reason, error.details
+                ) from error
+            except EcopipeError:
+                raise
+            except Exception as error:
+                raise self._explain(stage.label, [sample], error) from error
+        return sample
+
+    @staticmethod
+    def _explain(stage: str, samples: Sequence[Sample], error: Exception) -> SampleError:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        key = samples[0].key if len(samples) == 1 else f"{samples[0].key} and {len(samples) - 1} more"
+        return SampleError(stage, key, samples[0].shard, reason, traceback.format_exc())

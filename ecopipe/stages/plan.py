@@ -1,0 +1,209 @@
+"""Plan stages: which samples, in which order, in which batches. They see index rows, never payload bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ecopipe.plan.blocks import Slice, first_rows
+from ecopipe.stages.stage import BatchingStage, PlanStage, Rows
+from ecopipe.vocabulary.errors import SampleError
+from ecopipe.vocabulary.randomness import Chance
+
+
+@dataclass(frozen=True)
+class Where(PlanStage):
+    """Keeps the samples whose measure lies in a range, or is one of some values. A sample without it is left out.
+
+    Args:
+        measure: A column of the index, such as ``duration_s`` or ``label``.
+        at_least: Keeps values of at least so much.
+        at_most: Keeps values of at most so much.
+        one_of: Keeps these values only.
+    """
+
+    measure: str
+    at_least: float | None = field(default=None, kw_only=True)
+    at_most: float | None = field(default=None, kw_only=True)
+    one_of: tuple[int | float | str, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.one_of is not None:
+            object.__setattr__(self, "one_of", tuple(self.one_of))
+        if self.at_least is None and self.at_most is None and self.one_of is None:
+            raise self.refuse("says nothing to keep. Give at_least, at_most or one_of.")
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.measure,)
+
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
+        column = block[self.measure].combine_chunks()
+        keep = np.asarray(column.is_valid())
+        values = column.to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):  # a missing number is NaN here, and left out below
+            if self.at_least is not None:
+                keep &= values >= self.at_least
+            if self.at_most is not None:
+                keep &= values <= self.at_most
+        if self.one_of is not None:
+            keep &= np.isin(values, np.array(self.one_of))
+        return rows[keep[rows]]
+
+
+@dataclass(frozen=True)
+class Take(PlanStage):
+    """Keeps the first ``count`` samples, of the index before a ``Shuffle``, of the shuffled slices of shards after it."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise self.refuse(f"count must be at least 1, got {self.count}.")
+
+    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
+        return first_rows(slices, self.count)
+
+
+@dataclass(frozen=True)
+class Shuffle(PlanStage):
+    """Shuffles anew in every epoch: slices of shards over the corpus, then samples within a block.
+
+    How far a sample can travel is set by the source's ``block_rows``; slices (a sixteenth of a block at most) travel
+    over the whole corpus.
+    """
+
+    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
+        return [slices[number] for number in chance.draws("slices").permutation(len(slices))]
+
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
+        return rows[chance.draws("rows", *place).permutation(len(rows))]
+
+
+@dataclass(frozen=True)
+class Batch(BatchingStage):
+    """Batches of a fixed number of samples; the last one of an epoch may be smaller.
+
+    Args:
+        size: Samples per batch.
+        drop_last: Leaves out batches that are smaller.
+    """
+
+    size: int
+    drop_last: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise self.refuse(f"size must be at least 1, got {self.size}.")
+
+    @property
+    def multiple(self) -> int:
+        return self.size
+
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
+        batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+        return [batch for batch in batches if len(batch) == self.size or not self.drop_last]
+
+
+@dataclass(frozen=True)
+class Bucket(BatchingStage):
+    """Batches of samples of like length, so that little is padded.
+
+    Within a block the samples are sorted by length, longest first, and cut into batches whose padded size (samples
+    times the longest) stays within a budget. Lengths within a ratio of ``spread`` count as equal, and keep the order
+    in which they came; the batches come in the order of one member each (the first in the block). So after a
+    ``Shuffle`` both the members and the order of the batches are random.
+
+    Args:
+        measure: The length, a column of the index: ``frames``, ``duration_s``, ``tokens``, ``chars`` ...
+        max_padded: Budget of a batch in units of the measure: samples times the longest.
+        max_count: Samples per batch at most.
+        max_padding: If the cut would leave more than this share of a block's padded size empty, batches end earlier,
+            until it does not. In [0, 1]. None: as much as the budget brings.
+        spread: Ratio of lengths that count as equal, at least 1.
+    """
+
+    measure: str
+    max_padded: float | None = field(default=None, kw_only=True)
+    max_count: int | None = field(default=None, kw_only=True)
+    max_padding: float | None = field(default=None, kw_only=True)
+    spread: float = field(default=1.01, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.max_padded is None and self.max_count is None:
+            raise self.refuse("has no limit. Give max_padded (in units of the measure), max_count, or both.")
+        if self.max_padded is not None and self.max_padded <= 0:
+            raise self.refuse(f"max_padded must be positive, got {self.max_padded}.")
+        if self.max_count is not None and self.max_count < 1:
+            raise self.refuse(f"max_count must be at least 1, got {self.max_count}.")
+        if self.max_padding is not None and not 0 <= self.max_padding <= 1:
+            raise self.refuse(f"max_padding must lie in [0, 1], got {self.max_padding}.")
+        if self.spread < 1:
+            raise self.refuse(f"spread must be at least 1, got {self.spread}.")
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.measure,)
+
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
+        if not len(rows):
+            return []
+        lengths = self._lengths(block, rows)
+        bins = np.floor(np.log(np.maximum(lengths, 1e-9)) / np.log(self.spread)) if self.spread > 1 else lengths
+        order = np.argsort(-bins, kind="stable")
+        bounds = self._cut(lengths[order])
+        batches = [order[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+        turns = np.array([members[np.argmin(rows[members])] for members in batches])
+        return [rows[np.sort(batches[number])] for number in np.argsort(turns, kind="stable")]
+
+    def _lengths(self, block: pa.Table, rows: Rows) -> npt.NDArray[np.float64]:
+        column = block[self.measure].combine_chunks().take(pa.array(rows))
+        if column.null_count:
+            at = int(rows[int(np.argmax(np.asarray(column.is_null())))])
+            raise self._sample_error(block, at, f"has no {self.measure}. Leave it out with Where, or index again")
+        lengths = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+        if self.max_padded is not None and lengths.max() > self.max_padded:
+            at = int(rows[int(lengths.argmax())])
+            raise self._sample_error(
+                block,
+                at,
+                f"has {self.measure} {lengths.max():g}, over max_padded {self.max_padded:g}. Raise max_padded, or leave "
+                f"long samples out with Where({self.measure!r}, at_most={self.max_padded:g})",
+            )
+        return lengths
+
+    def _sample_error(self, block: pa.Table, row: int, reason: str) -> SampleError:
+        return SampleError(self.label, block["key"][row].as_py(), block["shard"][row].as_py(), reason + ".")
+
+    def _cut(self, lengths: npt.NDArray[np.float64]) -> list[int]:
+        """Bounds of the batches of lengths that are sorted but for the spread, longest first."""
+        limit = self.max_padding
+        shares = [1.0] if limit is None or limit >= 1 else [1.0, *(limit * by for by in (4, 3, 2, 1.5, 1.25, 1))]
+        bounds: list[int] = []
+        for share in shares:
+            bounds = self._cut_once(lengths, share)
+            padded = sum(
+                (high - low) * lengths[low:high].max() for low, high in zip(bounds, bounds[1:], strict=False)
+            )
+            if limit is None or lengths.sum() >= (1 - limit) * padded:
+                break
+        return bounds
+
+    def _cut_once(self, lengths: npt.NDArray[np.float64], share: float) -> list[int]:
+        """Greedy cut: each batch takes as many as the budget allows with at most ``share`` of it padding."""
+        bounds, at, total = [0], 0, len(lengths)
+        while at < total:
+            most = self.max_count or total
+            if self.max_padded is not None and lengths[at] > 0:
+                most = min(most, int(self.max_padded / lengths[at] * self.spread) + 1)
+            ahead = lengths[at : at + most]
+            count = np.arange(1, len(ahead) + 1)
+            padded = np.maximum.accumulate(ahead) * count
+            fits = np.cumsum(ahead) >= (1 - share) * padded - 1e-9
+            if self.max_padded is not None:
+                fits &= padded <= self.max_padded
+            taken = int(np.argmin(fits)) if not fits.all() else len(ahead)
+            at += max(taken, 1)
+            bounds.append(at)
+        return bounds

@@ -1,0 +1,145 @@
+"""What a stage is: a frozen dataclass and one pure method, ``apply``.
+
+::
+
+    Stage
+    ├── PlanStage        index rows -> index rows          (metadata only; also deals slices of shards)
+    ├── BatchingStage    index rows -> batches of rows     (exactly one in a pipeline)
+    ├── SampleStage      sample -> sample                  (in the workers)
+    ├── CollateStage     samples -> batch                  (exactly one in a pipeline, in the workers)
+    └── DeviceStage      batch -> batch                    (in the consumer's process, on the device)
+
+A stage's fields are its TOML keys, its repr, its equality and its part of the pipeline's identity. A field made with
+``tuning()`` may change without changing what is delivered, and is left out of the identity.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ecopipe.vocabulary.errors import ConfigError
+from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.sample import Batch, Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ecopipe.plan.blocks import Slice
+
+Rows = npt.NDArray[np.int64]
+
+ANY = "*"
+"""In :meth:`Stage.needs`: every field of the sample, because the stage cannot say which."""
+
+REGISTRY: dict[str, type[Stage]] = {}
+"""Every concrete stage by its name in TOML. Filled as stage modules are imported."""
+
+
+def tuning(default: Any) -> Any:
+    """A dataclass field that is not part of the pipeline's identity: it changes the speed, never the result."""
+    return dataclasses.field(default=default, metadata={"identity": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(abc.ABC):
+    """Base of every stage.
+
+    Args:
+        name: The stage's name in errors, profiles and random draws; the class's name unless a pipeline holds two
+            stages of one class.
+    """
+
+    name: str = ""
+    title: ClassVar[str] = "stage"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("ecopipe.stages.") and cls.__module__ != __name__ and cls.__name__[0] != "_":
+            REGISTRY[cls.__name__] = cls
+
+    @property
+    def label(self) -> str:
+        """What errors and profiles call this stage."""
+        return self.name or type(self).__name__
+
+    def needs(self) -> tuple[str, ...]:
+        """Fields that must be there. ``"flac|wav"`` means one of several; ``ANY`` every field of the sample."""
+        return ()
+
+    def gives(self) -> tuple[str, ...]:
+        """Fields that are there afterwards."""
+        return ()
+
+    def takes_away(self) -> tuple[str, ...]:
+        """Fields that are gone afterwards."""
+        return ()
+
+    def refuse(self, problem: str) -> ConfigError:
+        """The error for a setting that cannot work; to be raised by the caller."""
+        return ConfigError(f"{self.label}: {problem}")
+
+
+class PlanStage(Stage):
+    """Works on index rows. It sees measures, never payload bytes."""
+
+    title: ClassVar[str] = "plan stage"
+
+    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
+        """The slices of shards of an epoch, before they are dealt to lanes: reordered, or fewer."""
+        return slices
+
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
+        """Rows of a block, as positions into ``block``: reordered, or fewer. ``place`` is (lane, block number)."""
+        return rows
+
+
+class BatchingStage(Stage):
+    """Cuts the rows of a block into batches. A pipeline has exactly one, after the other plan stages."""
+
+    title: ClassVar[str] = "batching stage"
+
+    @property
+    def multiple(self) -> int:
+        """Blocks hold a multiple of so many rows, so that fixed-size batches leave no remainder at a block's end."""
+        return 1
+
+    @abc.abstractmethod
+    def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
+        """The batches of a block, each as positions into ``block``, in the order of delivery."""
+
+
+class SampleStage(Stage):
+    """A pure function of (sample, seed). Runs in the workers."""
+
+    title: ClassVar[str] = "sample stage"
+
+    @abc.abstractmethod
+    def apply(self, sample: Sample, chance: Chance) -> Sample:
+        """The sample with fields added or replaced. The input is not changed."""
+
+
+class CollateStage(Stage):
+    """Makes one batch of several samples. A pipeline has exactly one, after the sample stages."""
+
+    title: ClassVar[str] = "collate stage"
+
+    @abc.abstractmethod
+    def apply(self, samples: Sequence[Sample]) -> Batch:
+        """The batch, with ``keys``, in the order of the samples."""
+
+
+class DeviceStage(Stage):
+    """A pure function of (padded batch with true lengths, seed). Runs on the batch's device."""
+
+    title: ClassVar[str] = "device stage"
+
+    @abc.abstractmethod
+    def apply(self, batch: Batch, chance: Chance) -> Batch:
+        """The batch with fields added or replaced. The input is not changed."""

@@ -1,0 +1,163 @@
+"""Files by path or URL: what there is, how large it is, and ranges of its bytes.
+
+A plain path is read with the operating system's own calls; a URL (``s3://``, ``https://``, ``memory://`` ...) goes
+through fsspec.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from ecopipe.vocabulary.errors import ShardError
+
+MAX_OPEN = 64
+"""Local files that one reader keeps open at once."""
+
+
+def is_url(path: str) -> bool:
+    """Whether ``path`` is a URL rather than a plain path."""
+    return "://" in path
+
+
+def _remote(path: str) -> tuple[Any, str]:
+    return cast("tuple[Any, str]", fsspec.core.url_to_fs(path))
+
+
+def base_name(path: str) -> str:
+    """The last part of a path or URL."""
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def parent(path: str) -> str:
+    """The folder that holds a path or URL."""
+    return path.rstrip("/").rsplit("/", 1)[0] if "/" in path.rstrip("/") else "."
+
+
+def join(folder: str, name: str) -> str:
+    """A name inside a folder, as a path or URL."""
+    return f"{folder.rstrip('/')}/{name}" if folder not in ("", ".") else name
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder."""
+    if not is_url(path):
+        return os.path.exists(path)
+    filesystem, name = _remote(path)
+    return bool(filesystem.exists(name))
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    filesystem, name = _remote(path)
+    return bool(filesystem.isdir(name))
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file; FileNotFoundError where there is none."""
+    if not is_url(path):
+        return os.stat(path).st_size
+    filesystem, name = _remote(path)
+    return int(filesystem.size(name))
+
+
+def find(pattern: str) -> list[str]:
+    """Sorted files that match a glob pattern."""
+    if not is_url(pattern):
+        filesystem = fsspec.filesystem("file")
+        here = os.getcwd() + os.sep
+        found = [str(path) for path in filesystem.glob(pattern)]
+        keep_absolute = os.path.isabs(pattern)
+        return sorted(path if keep_absolute or not path.startswith(here) else path[len(here) :] for path in found)
+    filesystem, name = _remote(pattern)
+    return sorted(str(filesystem.unstrip_protocol(path)) for path in filesystem.glob(name))
+
+
+def open_binary(path: str) -> BinaryIO:
+    """A file opened for reading, with seek."""
+    if not is_url(path):
+        return open(path, "rb")
+    filesystem, name = _remote(path)
+    return cast("BinaryIO", filesystem.open(name, "rb"))
+
+
+class RangeReader:
+    """Reads ranges of files, keeping the most recently used local ones open.
+
+    It may be pickled or used after a fork: every process opens its own files.
+    """
+
+    def __init__(self, *, max_open: int = MAX_OPEN) -> None:
+        self._max_open = max_open
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._process = os.getpid()
+
+    def _descriptor(self, path: str) -> int:
+        if self._process != os.getpid():  # a forked child shares the parent's descriptors; it must not close them
+            self._open, self._process = OrderedDict(), os.getpid()
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        if len(self._open) >= self._max_open:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return self._open[path]
+
+    def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (offset, size) of one file. Neighbouring ranges are read in one call.
+
+        Raises:
+            ShardError: The file is missing, cannot be read, or ends before a range does.
+        """
+        if not ranges:
+            return []
+        begin = min(offset for offset, _ in ranges)
+        end = max(offset + size for offset, size in ranges)
+        wanted = sum(size for _, size in ranges)
+        try:
+            if end - begin <= 2 * wanted + 65536:
+                whole = self._read_one(path, begin, end - begin)
+                return [whole[offset - begin : offset - begin + size] for offset, size in ranges]
+            return [self._read_one(path, offset, size) for offset, size in ranges]
+        except FileNotFoundError:
+            raise ShardError(f"{path}: the shard is missing. Put it back, or index the folder again.") from None
+        except OSError as error:
+            raise ShardError(f"{path}: the shard cannot be read: {error.strerror or error}.") from error
+
+    def _read_one(self, path: str, offset: int, size: int) -> bytes:
+        if is_url(path):
+            filesystem, name = _remote(path)
+            data = cast("bytes", filesystem.cat_file(name, start=offset, end=offset + size))
+        else:
+            descriptor = self._descriptor(path)
+            data = os.pread(descriptor, size, offset)
+            while 0 < len(data) < size:
+                more = os.pread(descriptor, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        if len(data) != size:
+            raise ShardError(
+                f"{path}: wanted {size:,} bytes at {offset:,} and got {len(data):,}: the shard is truncated or was "
+                "replaced since it was indexed. Restore it, or run 'ecopipe index' again."
+            )
+        return data
+
+    def close(self) -> None:
+        """Closes the files that this process opened."""
+        if self._process == os.getpid():
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fresh_reader, (self._max_open,)
+
+
+def _fresh_reader(max_open: int) -> RangeReader:
+    return RangeReader(max_open=max_open)

@@ -1,0 +1,45 @@
+"""What tests share: real data where it is, small generated corpora where it is not, and shards of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecopipe.datasets import synthetic
+from ecopipe.datasets.corpus import open_corpus
+from ecopipe.run.writer import write_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def real(*parts: str) -> Path:
+    """A path in the folder of real data; the test is skipped where it is absent."""
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"the real data is not there: {'/'.join(('..', 'shared', 'data', *parts))}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small corpora in the upstream layouts: 24 utterances, 60 reviews a split, 12 images a batch file."""
+    root = tmp_path_factory.mktemp("corpora")
+    synthetic.write_librispeech(root / "librispeech", utterances=24, speakers=2, longest_s=6.0)
+    synthetic.write_imdb(root / "imdb", reviews=60, median_words=60)
+    synthetic.write_cifar10(root / "cifar10", rows=12)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of :func:`corpora`: several a split, so that there is something to deal."""
+    root = tmp_path_factory.mktemp("shards")
+    for name, count in (("librispeech", 5), ("imdb", 16), ("cifar10", 13)):
+        with open_corpus(name, corpora / name) as corpus:
+            write_corpus(corpus, root / name, max_count=count)
+    return root
+
+
+SPLITS = {"librispeech": "train-clean-100", "imdb": "train", "cifar10": "train"}

@@ -1,0 +1,138 @@
+"""The laws of the design, each one reusable test over any pipeline.
+
+What a loader delivers is compared as a list of :class:`Seen`: each batch's place, and a digest of its keys and tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import ecopipe
+from ecopipe.insight.digest import Digest
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.plan.blocks import Slice
+from ecopipe.run.loader import Loader
+from ecopipe.vocabulary.sample import Batch
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One delivered batch."""
+
+    epoch: int
+    number: int
+    repeat: bool
+    keys: tuple[str, ...]
+    digest: str
+
+
+def seen(batch: Batch) -> Seen:
+    digest = Digest()
+    digest.add(batch)
+    assert batch.place is not None
+    return Seen(batch.place.epoch, batch.place.number, batch.place.repeat, tuple(batch["keys"]), digest.hexdigest())
+
+
+def trace(pipeline: Pipeline, epochs: int = 1, **settings: Any) -> list[Seen]:
+    with Loader(pipeline, **settings) as loader:
+        return [seen(batch) for _ in range(epochs) for batch in loader]
+
+
+def law_1_workers_have_no_say(pipeline: Pipeline) -> None:
+    """Same (index, pipeline, seed, epoch): the same batches, bit for bit, for any worker count; and two runs agree."""
+    expected = trace(pipeline, epochs=2)
+    assert expected
+    assert trace(pipeline, epochs=2) == expected
+    for workers in (1, 2):
+        assert trace(pipeline, epochs=2, workers=workers) == expected
+
+
+def law_2_ranks_interleave(pipeline: Pipeline) -> None:
+    """The ranks' batches, interleaved, are the one global sequence, and every rank makes equal steps."""
+    expected = trace(pipeline)
+    for world_size in (2, 3, 5):
+        ranks = [trace(pipeline, rank=rank, world_size=world_size) for rank in range(world_size)]
+        steps = -(-len(expected) // world_size)
+        assert [len(rank) for rank in ranks] == [steps] * world_size
+        interleaved = [batch for step in zip(*ranks, strict=True) for batch in step]
+        assert interleaved[: len(expected)] == expected
+        assert all(batch.repeat for batch in interleaved[len(expected) :])
+        last = expected[(steps - 1) * world_size :]
+        assert {batch.number for batch in interleaved[len(expected) :]} <= {batch.number for batch in last}
+        dropped = [trace(pipeline, rank=rank, world_size=world_size, tail="drop") for rank in range(world_size)]
+        whole = len(expected) // world_size
+        assert [batch for step in zip(*dropped, strict=True) for batch in step] == expected[: whole * world_size]
+
+
+def law_3_resume_is_exact(pipeline: Pipeline) -> None:
+    """Resuming from every step of two epochs gives the uninterrupted remainder: through JSON, twice, on other ranks."""
+    expected = trace(pipeline, epochs=2)
+    states = []
+    with Loader(pipeline) as loader:
+        states.append(json.dumps(loader.state_dict()))
+        for _ in range(2):
+            for _batch in loader:
+                states.append(json.dumps(loader.state_dict()))
+    for taken, text in enumerate(states):
+        left = expected[taken:]
+        with Loader(pipeline) as loader:
+            loader.load_state_dict(json.loads(text))
+            assert json.dumps(loader.state_dict()) == text
+            rest = [seen(batch) for batch in loader]
+            while loader.epoch < 2:
+                rest += [seen(batch) for batch in loader]
+        assert rest == left, f"after {taken} batches"
+    _second_resume(pipeline, states, expected)
+    _resume_on_two_ranks(pipeline, states, expected)
+
+
+def _second_resume(pipeline: Pipeline, states: list[str], expected: list[Seen]) -> None:
+    with Loader(pipeline) as loader:
+        loader.load_state_dict(json.loads(states[1]))
+        first = [seen(batch) for batch in itertools.islice(loader, 1)]
+        again = json.loads(json.dumps(loader.state_dict()))
+    with Loader(pipeline, workers=1) as loader:
+        loader.load_state_dict(again)
+        rest = [seen(batch) for batch in loader]
+        while loader.epoch < 2:
+            rest += [seen(batch) for batch in loader]
+    assert first + rest == expected[1:]
+
+
+def _resume_on_two_ranks(pipeline: Pipeline, states: list[str], expected: list[Seen]) -> None:
+    epoch_0 = [batch for batch in expected if batch.epoch == 0]
+    for taken in {1, len(epoch_0) // 2}:
+        ranks = []
+        for rank in range(2):
+            with Loader(pipeline, rank=rank, world_size=2) as loader:
+                loader.load_state_dict(json.loads(states[taken]))
+                ranks.append([seen(batch) for batch in loader])
+        interleaved = [batch for step in zip(*ranks, strict=True) for batch in step]
+        assert [batch for batch in interleaved if not batch.repeat] == epoch_0[taken:]
+
+
+def law_4_exactly_once(pipeline: Pipeline, expected: Counter[str] | None = None) -> None:
+    """Each sample is delivered exactly once per epoch, or as often as ``expected`` says."""
+    with Loader(pipeline) as loader:
+        if expected is None:
+            slices = [Slice(number, 0, rows) for number, rows in enumerate(loader.shards.rows_per_shard)]
+            expected = Counter(loader.shards.read(slices)["key"].to_pylist())
+        for _ in range(2):
+            assert Counter(key for batch in loader for key in batch["keys"]) == expected
+
+
+def law_6_stages_are_values(pipeline: Pipeline) -> None:
+    """A pipeline equals itself after pickle and after TOML, and gives the same batches there."""
+    for stage in pipeline.stages:
+        assert pickle.loads(pickle.dumps(stage)) == stage
+        assert hash(stage) == hash(pickle.loads(pickle.dumps(stage)))
+    copy = ecopipe.loads(ecopipe.dumps(pipeline))
+    assert copy == pipeline
+    assert copy.identity == pipeline.identity
+    assert json.loads(json.dumps(pipeline.identity)) == pipeline.identity
+    assert trace(copy) == trace(pickle.loads(pickle.dumps(pipeline)))

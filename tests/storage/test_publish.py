@@ -1,0 +1,102 @@
+"""A name holds the finished thing or nothing (law 8)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ecopipe.storage.publish import publish_file, publish_folder
+from ecopipe.vocabulary.errors import OutputError
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_file_appears_when_it_is_finished(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "x.txt"
+    with publish_file(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert os.listdir(target.parent) == ["x.txt"]
+    assert target.stat().st_mode & 0o444 == 0o444
+
+
+def test_an_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    target.write_text("old")
+    with pytest.raises(Stop), publish_file(target) as temporary:
+        temporary.write_text("half")
+        raise Stop
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_folder_appears_when_it_is_finished(tmp_path: Path) -> None:
+    target = tmp_path / "d"
+    with publish_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+        assert not target.exists()
+    assert os.listdir(target) == ["a"]
+    with pytest.raises(OutputError, match="already exists.*--overwrite"), publish_folder(target):
+        pass
+    with publish_folder(target, replace=True) as temporary:
+        (temporary / "b").write_text("2")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_an_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Stop), publish_folder(tmp_path / "d") as temporary:
+        (temporary / "a").write_text("1")
+        raise Stop
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from ecopipe.storage.publish import publish_folder\n"
+        "with publish_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'a').write_text('half'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "d")], stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    left = os.listdir(tmp_path)
+    assert len(left) == 1
+    assert left[0].startswith(".ecopipe-d-")
+    with publish_folder(tmp_path / "d") as folder:
+        (folder / "a").write_text("whole")
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_of_two_runs_the_first_to_finish_counts_and_the_other_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="appeared while it was being written"), publish_folder(tmp_path / "d") as first:
+        with publish_folder(tmp_path / "d") as second:
+            (second / "a").write_text("second")
+        assert first.exists()
+    assert os.listdir(tmp_path) == ["d"]
+    assert os.listdir(tmp_path / "d") == ["a"]
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file stands where a folder is needed"), publish_folder(tmp_path / "file" / "d"):
+        pass
+    with pytest.raises(OutputError, match="file stands where a folder is needed"), publish_file(tmp_path / "file" / "x"):
+        pass
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no space left"), publish_file(tmp_path / "x"), open("/dev/full", "wb") as full:
+        full.write(b"x" * 100_000)
+        full.flush()
+    assert os.listdir(tmp_path) == []

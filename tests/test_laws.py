@@ -1,0 +1,132 @@
+"""The laws over every stage and every file of pipelines/, on real tars of small generated corpora."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ecopipe
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.audio import DecodeAudio, Resample
+from ecopipe.stages.collate import Collate
+from ecopipe.stages.foreign import Map, OnDevice
+from ecopipe.stages.image import DecodeImage, Normalize
+from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
+from ecopipe.stages.source import TarShards
+from ecopipe.stages.spectral import LogMel, SpecAugment
+from ecopipe.stages.stage import REGISTRY
+from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
+
+from . import laws
+from .conftest import ROOT, SPLITS
+
+FILES = sorted((ROOT / "pipelines").glob("*.toml"))
+OVERRIDES = {
+    "librispeech": {"Bucket.max_padded": 24.0},
+    "imdb": {"Bucket.max_padded": 1500},
+    "cifar10": {"Batch.size": 16},
+}
+
+
+def speech(shards: Path) -> Pipeline:
+    """Several lanes, small blocks, a resampling, a random foreign module on the device."""
+    return Pipeline(
+        TarShards(str(shards / "librispeech" / "train-clean-100"), lanes=2, block_rows=8),
+        Where("duration_s", at_least=1.0),
+        Shuffle(),
+        Bucket("frames", max_padded=200_000, max_count=4),
+        DecodeAudio(),
+        Resample(8000),
+        TokenizeCharacters(),
+        Collate("audio", target="tokens"),
+        LogMel(rate_hz=8000, n_fft=200, hop_length=80, n_mels=40),
+        SpecAugment(freq_mask_width=8, time_mask_width=20),
+        OnDevice("torchaudio.transforms.FrequencyMasking", kwargs={"freq_mask_param": 5}),
+    )
+
+
+def reviews(shards: Path) -> Pipeline:
+    """Two places of shards, three lanes, flat layout."""
+    root = shards / "imdb"
+    return Pipeline(
+        TarShards((str(root / "train"), str(root / "test")), lanes=3, block_rows=24),
+        Take(100),
+        Shuffle(),
+        Batch(8),
+        TokenizeBasicEnglish(buckets=500),
+        Collate("tokens", target="label", layout="flat"),
+    )
+
+
+def json_reviews(shards: Path) -> Pipeline:
+    """A saved tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    path = shards / "tokenizer.json"
+    if not path.exists():
+        tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "a": 2, "film": 3}, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(path))
+    return Pipeline(
+        TarShards(str(shards / "imdb" / "train")),
+        Bucket("tokens", max_padded=1000),
+        TokenizeJson(str(path)),
+        Collate("tokens", target="label"),
+    )
+
+
+def images(shards: Path) -> Pipeline:
+    """A foreign module that draws for every sample."""
+    return Pipeline(
+        TarShards(str(shards / "cifar10" / "train"), block_rows=20),
+        Shuffle(),
+        Batch(7),
+        DecodeImage(),
+        Map("torchvision.transforms.v2.RandomCrop", field="image", kwargs={"size": 32, "padding": 4}),
+        Collate("image", target="label", layout="stack"),
+        Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    )
+
+
+MADE: list[Callable[[Path], Pipeline]] = [speech, reviews, json_reviews, images]
+
+
+@pytest.fixture(params=[*FILES, *MADE], ids=lambda param: param.stem if isinstance(param, Path) else param.__name__)
+def pipeline(request: pytest.FixtureRequest, shards: Path) -> Pipeline:
+    if isinstance(request.param, Path):
+        name = request.param.stem
+        return ecopipe.load(request.param, {"source.path": str(shards / name / SPLITS[name]), **OVERRIDES[name]})
+    made: Pipeline = request.param(shards)
+    return made
+
+
+def test_every_stage_is_in_one_of_these_pipelines(shards: Path) -> None:
+    used = {type(stage).__name__ for make in MADE for stage in make(shards).stages}
+    assert used == set(REGISTRY)
+
+
+def test_law_1_workers_have_no_say(pipeline: Pipeline) -> None:
+    laws.law_1_workers_have_no_say(pipeline)
+
+
+def test_law_2_ranks_interleave(pipeline: Pipeline) -> None:
+    laws.law_2_ranks_interleave(pipeline)
+
+
+def test_law_3_resume_is_exact(pipeline: Pipeline) -> None:
+    laws.law_3_resume_is_exact(pipeline)
+
+
+def test_law_4_exactly_once(pipeline: Pipeline) -> None:
+    taken = None
+    if any(isinstance(stage, Take) for stage in pipeline.stages):
+        keys = [key for batch in Pipeline(pipeline.source, Batch(1000), *pipeline.stages[3:]).loader() for key in batch["keys"]]
+        taken = Counter(sorted(keys, key=lambda key: (key.startswith("test"), key))[:100])
+    laws.law_4_exactly_once(pipeline, taken)
+
+
+def test_law_6_stages_are_values(pipeline: Pipeline) -> None:
+    laws.law_6_stages_are_values(pipeline)

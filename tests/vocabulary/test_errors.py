@@ -1,0 +1,23 @@
+import inspect
+import pickle
+
+from ecopipe.vocabulary import errors
+
+
+def test_the_tree_in_the_docstring_names_every_error() -> None:
+    names = {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+    assert names == {word for word in (errors.__doc__ or "").split() if word in names}
+    assert all(issubclass(getattr(errors, name), errors.EcopipeError) for name in names)
+
+
+def test_a_sample_error_says_where_and_survives_the_way_from_a_worker() -> None:
+    error = errors.SampleError("DecodeAudio", "84-1", "a.tar", "is damaged", "Traceback ...")
+    other = pickle.loads(pickle.dumps(error))
+    assert str(other) == "DecodeAudio: sample '84-1' in a.tar: is damaged"
+    assert other.details == "Traceback ..."
+
+
+def test_nearest_gives_the_name_that_was_meant_and_all_that_there_are() -> None:
+    assert errors.nearest("Shufle", ["Shuffle", "Batch"]) == "Did you mean 'Shuffle'? Known: Batch, Shuffle."
+    assert errors.nearest("xyz", ["Shuffle"]) == "Known: Shuffle."
+    assert errors.nearest("xyz", []) == "Known: none."
