@@ -24,10 +24,22 @@ _HOME = {
     "Shuffle": "ecopipe.stages.plan",
     "Batch": "ecopipe.stages.plan",
     "Bucket": "ecopipe.stages.plan",
+    "DecodeAudio": "ecopipe.stages.audio",
+    "Resample": "ecopipe.stages.audio",
+    "TokenizeBasicEnglish": "ecopipe.stages.text",
+    "TokenizeCharacters": "ecopipe.stages.text",
+    "TokenizeJson": "ecopipe.stages.text",
+    "DecodeImage": "ecopipe.stages.image",
+    "Normalize": "ecopipe.stages.image",
+    "Collate": "ecopipe.stages.collate",
+    "LogMel": "ecopipe.stages.spectral",
+    "SpecAugment": "ecopipe.stages.spectral",
+    "Map": "ecopipe.stages.foreign",
+    "OnDevice": "ecopipe.stages.foreign",
     "EcopipeError": "ecopipe.vocabulary.errors",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names in _HOME are strings
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

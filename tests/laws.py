@@ -5,6 +5,7 @@ What a loader delivers is compared as a list of :class:`Seen`: each batch's plac
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import pickle
@@ -12,11 +13,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 import ecopipe
 from ecopipe.insight.digest import Digest
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.blocks import Slice
 from ecopipe.run.loader import Loader
+from ecopipe.run.worker import BatchMaker
+from ecopipe.stages.plan import Batch as BatchStage
+from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
 
@@ -126,13 +133,68 @@ def law_4_exactly_once(pipeline: Pipeline, expected: Counter[str] | None = None)
             assert Counter(key for batch in loader for key in batch["keys"]) == expected
 
 
+def law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
+    """Each sample's features are the same, bit for bit, alone and padded beside others, in any order."""
+    alone = Pipeline(pipeline.source, BatchStage(1), *pipeline.sample_stages, pipeline.collate, *pipeline.device_stages)
+    assert (expected := _features(alone))
+    assert _features(pipeline).keys() <= expected.keys()
+    for key, features in _features(pipeline).items():
+        assert torch.equal(features, expected[key]), key
+
+
+def _features(pipeline: Pipeline) -> dict[str, torch.Tensor]:
+    found = {}
+    for batch in pipeline:
+        name = next(name for name in ("features", "tokens") if name in batch)
+        rows = list(batch[name])
+        if "offsets" in batch:
+            rows = list(torch.split(batch[name], batch["lengths"].tolist()))
+        elif "lengths" in batch:
+            rows = [row[: int(length)] for row, length in zip(rows, batch["lengths"], strict=True)]
+        found.update(zip(batch["keys"], rows, strict=True))
+    return found
+
+
+def law_6_no_stage_changes_its_input(pipeline: Pipeline) -> None:
+    """A stage's input is after the call what it was before."""
+    with Loader(pipeline) as loader:
+        task = next(iter(loader._make_tasks(0, None)))
+    maker = BatchMaker(pipeline)
+    samples = maker._samples(task.rows)
+    for stage in pipeline.sample_stages:
+        before = copy.deepcopy([dict(sample) for sample in samples])
+        after = [stage.apply(sample, Chance(0, 0, stage.label)) for sample in samples]
+        for was, sample in zip(before, samples, strict=True):
+            _assert_equal(was, dict(sample))
+        samples = after
+    before = copy.deepcopy([dict(sample) for sample in samples])
+    batch = pipeline.collate.apply(samples)
+    batch.place = task.place
+    for was, sample in zip(before, samples, strict=True):
+        _assert_equal(was, dict(sample))
+    for device_stage in pipeline.device_stages:
+        kept = copy.deepcopy(dict(batch))
+        made = device_stage.apply(batch, Chance(0, 0, device_stage.label))
+        _assert_equal(kept, dict(batch))
+        made.place, batch = task.place, made
+
+
+def _assert_equal(was: dict[str, Any], now: dict[str, Any]) -> None:
+    assert was.keys() == now.keys()
+    for name, value in was.items():
+        if isinstance(value, torch.Tensor | np.ndarray):
+            assert np.array_equal(np.asarray(value), np.asarray(now[name])), name
+        else:
+            assert value == now[name], name
+
+
 def law_6_stages_are_values(pipeline: Pipeline) -> None:
     """A pipeline equals itself after pickle and after TOML, and gives the same batches there."""
     for stage in pipeline.stages:
         assert pickle.loads(pickle.dumps(stage)) == stage
         assert hash(stage) == hash(pickle.loads(pickle.dumps(stage)))
-    copy = ecopipe.loads(ecopipe.dumps(pipeline))
-    assert copy == pipeline
-    assert copy.identity == pipeline.identity
+    other = ecopipe.loads(ecopipe.dumps(pipeline))
+    assert other == pipeline
+    assert other.identity == pipeline.identity
     assert json.loads(json.dumps(pipeline.identity)) == pipeline.identity
-    assert trace(copy) == trace(pickle.loads(pickle.dumps(pipeline)))
+    assert trace(other) == trace(pickle.loads(pickle.dumps(pipeline)))

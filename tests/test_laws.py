@@ -123,9 +123,23 @@ def test_law_3_resume_is_exact(pipeline: Pipeline) -> None:
 def test_law_4_exactly_once(pipeline: Pipeline) -> None:
     taken = None
     if any(isinstance(stage, Take) for stage in pipeline.stages):
-        keys = [key for batch in Pipeline(pipeline.source, Batch(1000), *pipeline.stages[3:]).loader() for key in batch["keys"]]
+        keys = [
+            key
+            for batch in Pipeline(pipeline.source, Batch(1000), *pipeline.stages[3:]).loader()
+            for key in batch["keys"]
+        ]
         taken = Counter(sorted(keys, key=lambda key: (key.startswith("test"), key))[:100])
     laws.law_4_exactly_once(pipeline, taken)
+
+
+def test_law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
+    if any(isinstance(stage, OnDevice) for stage in pipeline.stages):  # foreign modules draw once for a batch
+        pipeline = Pipeline(pipeline.source, *(stage for stage in pipeline.stages if not isinstance(stage, OnDevice)))
+    laws.law_5_features_do_not_depend_on_the_batch(pipeline)
+
+
+def test_law_6_no_stage_changes_its_input(pipeline: Pipeline) -> None:
+    laws.law_6_no_stage_changes_its_input(pipeline)
 
 
 def test_law_6_stages_are_values(pipeline: Pipeline) -> None:

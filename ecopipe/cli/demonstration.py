@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -42,8 +43,8 @@ class Part:
 
 
 PARTS = (
-    Part("librispeech", "LibriSpeech", "train-clean-100", synthetic.write_librispeech, "log-mel", "features"),
-    Part("imdb", "IMDB", "train", synthetic.write_imdb, "tokens", "tokens"),
+    Part("librispeech", "LibriSpeech", "train-clean-100", synthetic.write_librispeech, "log-mel frames", "features"),
+    Part("imdb", "IMDB", "train", synthetic.write_imdb, "token ids", "tokens"),
     Part("cifar10", "CIFAR-10", "train", synthetic.write_cifar10, "images", "features"),
 )
 
@@ -67,25 +68,27 @@ def demo(out: Path, workers: int) -> None:
         (folder / MARK).touch()
         for part in PARTS:
             part.write(folder / part.name)
-    table = Table(title="ecopipe demo: raw corpora -> tar shards -> batches", title_justify="left", title_style="bold")
-    table.add_column("corpus", style="bold")
-    for heading in ("samples", "batches", "samples/s", "audio h/s", "padding", "first batch"):
-        table.add_column(heading, justify="right")
-    table.add_column("the first batch")
-    table.add_column("digest")
+    columns = []
     for part in PARTS:
         with stderr.status(f"sharding and streaming {part.title} ..."):
-            table.add_row(*_row(part, raw, out, workers))
+            columns.append(_column(part, raw, out, workers))
+    table = Table(box=box.SIMPLE_HEAD, title="raw corpora -> tar shards -> batches", title_style="bold")
+    table.add_column("")
+    for part in PARTS:
+        table.add_column(part.title, justify="right", style="cyan")
+    for title in columns[0]:
+        table.add_row(title, *(column[title] for column in columns))
     console = Console()
     console.print(table)
     size = sum(path.stat().st_size for path in out.glob("*/*/*.tar"))
-    names = ",".join(part.name for part in PARTS)
-    console.print(f"{human_bytes(size)} of shards lie in {out}/{{{names}}}; any WebDataset reader opens them.")
-    console.print("The order is a value: run it again with any --workers, and the digests stay as they are.")
-    console.print(f"{time.perf_counter() - began:.1f} s in all, {workers} workers.")
+    print(f"The shards ({human_bytes(size)}) lie here; any WebDataset reader opens them:")
+    for part in PARTS:
+        print(f"  {out / part.name / part.split}")
+    print("The order is a value: run this again with other --workers, and the digests stay as they are.")
+    print(f"{time.perf_counter() - began:.1f} s in all, {workers} workers.")
 
 
-def _row(part: Part, raw: Path, out: Path, workers: int) -> list[str]:
+def _column(part: Part, raw: Path, out: Path, workers: int) -> dict[str, str]:
     with open_corpus(part.name, raw / part.name) as corpus:
         write_corpus(corpus, out / part.name, overwrite=True)
     pipeline = load(pipeline_file(part.name), {"source.path": str(out / part.name / part.split)})
@@ -94,15 +97,14 @@ def _row(part: Part, raw: Path, out: Path, workers: int) -> list[str]:
         run(loader, summary, digest=digest)
     figures = summary.figures()
     audio = figures.get("audio_s_per_s")
-    return [
-        part.title,
-        f"{summary.samples:,}",
-        f"{summary.batches:,}",
-        f"{figures['samples_per_s']:,.0f}",
-        f"{audio / 3600:.2f}" if audio else "-",
-        f"{summary.padding_fraction:.1%}" if summary.padded_length else "-",
-        f"{summary.first_batch_s:.2f} s",
-        f"{part.gives} {summary.shapes.get(part.field, '')}",
-        digest.hexdigest()[:8],
-    ]
-
+    return {
+        "samples": f"{summary.samples:,}",
+        "batches": f"{summary.batches:,}",
+        "samples/s": f"{figures['samples_per_s']:,.0f}",
+        "audio hours/s": f"{audio / 3600:.2f}" if audio else "-",
+        "padding": f"{summary.padding_fraction:.1%}" if summary.padded_length else "-",
+        "first batch after": f"{summary.first_batch_s:.2f} s",
+        "first batch": summary.shapes.get(part.field, "").replace(", ", "x").replace("[", "").replace("]", ""),
+        "of": part.gives,
+        "digest": digest.hexdigest()[:16],
+    }

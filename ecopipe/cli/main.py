@@ -48,7 +48,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
     """Options of every command. ``--traceback`` is read in :func:`main`, wherever it stands."""
@@ -84,7 +86,7 @@ def shard(
 def index(
     tars: Annotated[list[str], typer.Argument(help="Tars, folders of tars, or glob patterns.")],
 ) -> None:
-    """Index WebDataset tars, so that they can be planned. Indexes what is named anew, keeps what is known of the rest."""
+    """Index WebDataset tars, so that they can be planned. What is known of other tars beside them is kept."""
     from ecopipe.cli import sharding
 
     sharding.index(tars)
@@ -114,9 +116,13 @@ def stream(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     rank: Annotated[Optional[int], typer.Option(min=0, help="This rank; default from torchrun's environment.")] = None,
     world_size: Annotated[Optional[int], typer.Option(min=1, help="Number of ranks.")] = None,
-    tail: Annotated[Tail, typer.Option(help="Last step without a batch for every rank: repeat one, or drop it.")] = Tail.repeat,
+    tail: Annotated[
+        Tail, typer.Option(help="Last step without a batch for every rank: repeat one, or drop it.")
+    ] = Tail.repeat,
     limit_batches: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many batches.")] = None,
-    ledger: Annotated[Optional[Path], typer.Option(help="Write a row per delivered sample to this Parquet file.")] = None,
+    ledger: Annotated[
+        Optional[Path], typer.Option(help="Write a row per delivered sample to this Parquet file.")
+    ] = None,
     digest: Annotated[bool, typer.Option(help="Hash what is delivered.")] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:

@@ -28,7 +28,12 @@ Advance = Callable[[float], None]
 def _bar(*columns: ProgressColumn) -> Progress:
     fixed = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     return Progress(
-        *fixed, *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True,
+        *fixed,
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
         disable=not stderr.is_terminal,
     )
 

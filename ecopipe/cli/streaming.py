@@ -49,8 +49,15 @@ def stream(
     with ExitStack() as stack:
         loader = stack.enter_context(
             Loader(
-                pipeline, workers=workers, device=device, rank=rank, world_size=world_size, seed=seed, epoch=epoch,
-                tail=tail, shards=shards,
+                pipeline,
+                workers=workers,
+                device=device,
+                rank=rank,
+                world_size=world_size,
+                seed=seed,
+                epoch=epoch,
+                tail=tail,
+                shards=shards,
             )
         )
         entries = stack.enter_context(Ledger(ledger)) if ledger else None

@@ -39,10 +39,14 @@ def find_tars(path: str) -> list[str]:
             raise errors.ShardError(f"{path}: no .tar file matches. Check the pattern.")
         return found
     if not files.exists(path):
-        raise errors.ShardError(f"{path}: there is no such file or folder. Check the path, or shard a corpus to it first.")
+        raise errors.ShardError(
+            f"{path}: there is no such file or folder. Check the path, or shard a corpus to it first."
+        )
     if not files.is_folder(path):
         if path.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
-            raise errors.ShardError(f"{path}: is compressed; its samples cannot be read at random. Decompress it first.")
+            raise errors.ShardError(
+                f"{path}: is compressed; its samples cannot be read at random. Decompress it first."
+            )
         return [path]
     found = files.find(files.join(path, "*.tar"))
     if found:
@@ -83,7 +87,9 @@ def scan_rows(path: str, progress: Progress = silent) -> tuple[int, list[Row]]:
             try:
                 measures = measure(entry.payloads)
             except ValueError as error:
-                raise errors.ShardError(f"{path}: sample {entry.key!r}: {error}. Mend the sample, or leave it out.") from error
+                raise errors.ShardError(
+                    f"{path}: sample {entry.key!r}: {error}. Mend the sample, or leave it out."
+                ) from error
             rows.append(Row(entry.key, entry.members, measures))
             end = max(member.offset + member.size for member in entry.members)
             progress(end - done)
@@ -164,7 +170,7 @@ def not_indexed(paths: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that verifying found: the shard, the sample and member (empty for the shard itself), and what is wrong."""
+    """One thing that verifying found: the shard, the sample and member (empty for a shard), and what is wrong."""
 
     shard: str
     key: str
@@ -239,7 +245,9 @@ def _verify_shard(path: str, index: IndexFile, number: int, result: Verified, pr
 
 
 def _verify_member(file: Any, member: Mapping[str, int]) -> str:
-    file.seek(member["offset"])
+    file.seek(member["offset"] - tar_format.BLOCK)
+    if (told := tar_format.header_size(file.read(tar_format.BLOCK))) != member["size"]:
+        return "has a damaged header" if told is None else f"has {told:,} bytes, the index says {member['size']:,}"
     data = file.read(member["size"])
     if len(data) != member["size"]:
         return f"ends after {len(data):,} of {member['size']:,} bytes"

@@ -71,9 +71,11 @@ def decode(data: bytes, kind: str) -> tuple[npt.NDArray[np.int16] | npt.NDArray[
     """
     if data[:4] == b"fLaC":
         info = _probe_flac(data)
+        if info.frames == 0:
+            raise ValueError("damaged flac: no length in its header and no block of audio behind it")
         if _flac_end(data, info) != info.frames:
             raise ValueError(
-                f"damaged flac: the header says {info.frames} frames of {info.channels} channels of {info.bits} bits at "
+                f"damaged flac: the header says {info.frames} frames of {info.channels} channels, {info.bits} bits, "
                 f"{info.rate_hz} Hz, and no last block agrees; the file is truncated or its header was changed"
             )
         audio = _decode_flac16(data, info) if info.bits == 16 else _decode_other(data, kind, info)
@@ -113,8 +115,6 @@ def _probe_flac(data: bytes) -> AudioInfo:
 
 def _decode_flac16(data: bytes, info: AudioInfo) -> npt.NDArray[np.int16]:
     """int16 [T, channels]. The decoder skips a frame whose CRC-16 is wrong, so that damage shows in the length."""
-    if info.frames == 0:
-        return np.zeros((0, info.channels), dtype=np.int16)
     try:
         import miniaudio
     except ImportError:

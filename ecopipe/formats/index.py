@@ -1,9 +1,9 @@
 """The index beside the tars: ``index.parquet``, one row per sample, in the order of the tars.
 
-Columns: ``key`` (str), ``shard`` (str, the tar's file name), ``members`` (list of {extension, offset, size, crc32}), the
-measures of :data:`ecopipe.formats.measures.MEASURES`, and what the corpus adds (speaker, rating, ...). Each row group
-holds rows of one shard. The footer's ``ecopipe`` entry (JSON) lists the shards with their size in bytes, their number
-of rows and a digest of what they hold.
+Columns: ``key`` (str), ``shard`` (str, the tar's file name), ``members`` (list of {extension, offset, size, crc32}),
+the measures of :data:`ecopipe.formats.measures.MEASURES`, and what the corpus adds (speaker, rating, ...). Each row
+group holds rows of one shard. The footer's ``ecopipe`` entry (JSON) lists the shards with their size in bytes, their
+number of rows and a digest of what they hold.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ ROW_GROUP = 16384
 RECENT_GROUPS = 4
 """Row groups that an open index keeps: neighbouring slices lie in one."""
 
-_MEMBER = pa.struct(
-    [("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())]
-)
+_MEMBER = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
 _FIXED = [("key", pa.string()), ("shard", pa.string()), ("members", pa.list_(_MEMBER))]
 
 
@@ -88,7 +86,9 @@ class IndexWriter:
         names = self.schema.names[len(_FIXED) :]
         for row in rows:
             if unknown := set(row.measures) - set(names):
-                raise errors.IndexFileError(f"{name}: sample {row.key!r} has measures {sorted(unknown)} that no column holds.")
+                raise errors.IndexFileError(
+                    f"{name}: sample {row.key!r} has measures {sorted(unknown)} that no column holds."
+                )
         columns: dict[str, list[Any]] = {
             "key": [row.key for row in rows],
             "shard": [name] * len(rows),
@@ -140,7 +140,9 @@ class IndexFile:
             ) from error
         meta = self._parquet.metadata.metadata or {}
         if b"ecopipe" not in meta:
-            raise errors.IndexFileError(f"{path}: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars.")
+            raise errors.IndexFileError(
+                f"{path}: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars."
+            )
         described = json.loads(meta[b"ecopipe"])
         if described["version"] != VERSION:
             raise errors.IndexFileError(

@@ -1,7 +1,8 @@
 """Tar shards in the WebDataset convention: a sample is a run of neighbouring members that share a key.
 
-The key of ``a/b.c.flac`` is ``a/b`` and its extension ``c.flac``, lower case, as ``webdataset.tariterators`` splits them.
-Tars are read with the standard library's parser (ustar, GNU and PAX), which also makes the headers that are written.
+The key of ``a/b.c.flac`` is ``a/b`` and its extension ``c.flac``, lower case, as ``webdataset.tariterators`` splits
+them. Tars are read with the standard library's parser (ustar, GNU and PAX), which also makes the headers that are
+written.
 """
 
 from __future__ import annotations
@@ -62,7 +63,12 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
     size = file.tell()
     file.seek(0)
     start = file.read(262)
-    if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start[:6] == b"\xfd7zXZ\0" or start[:4] == b"\x28\xb5\x2f\xfd":
+    if (
+        start[:2] == b"\x1f\x8b"
+        or start[:3] == b"BZh"
+        or start[:6] == b"\xfd7zXZ\0"
+        or start[:4] == b"\x28\xb5\x2f\xfd"
+    ):
         raise ShardError(f"{path}: is compressed; its samples cannot be read at random. Decompress it to a plain .tar.")
     if size < 2 * BLOCK:
         raise ShardError(f"{path}: holds {size:,} bytes, too few for a tar. Fetch it again.")
@@ -72,7 +78,7 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (info := tar.next()) is not None:
-                tar.members = []  # the parser keeps every header otherwise
+                tar.members = []  # type: ignore[attr-defined]  # the parser keeps every header otherwise
                 if not info.isreg() or info.issparse():
                     continue
                 key, extension = split_name(info.name)
@@ -109,8 +115,16 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
         yield entry
 
 
+def header_size(block: bytes) -> int | None:
+    """The payload's bytes by a member's header; None if the header's checksum is wrong."""
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
+    except tarfile.TarError:
+        return None
+
+
 class TarWriter:
-    """Writes samples so that the same samples give the same bytes: members sorted, no clock and no owner in a header."""
+    """Writes samples so that the same ones give the same bytes: members sorted, no clock and no owner in a header."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -22,7 +22,8 @@ class Digest:
             value: Any = batch[name]
             if isinstance(value, torch.Tensor):
                 self._state.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-                self._state.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+                flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                self._state.update(flat.numpy().data)
             else:
                 self._state.update(f"{name} {value!r}\n".encode())
 

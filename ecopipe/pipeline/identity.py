@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Any
 
+from ecopipe.stages import foreign
 from ecopipe.stages.source import TarShards
 from ecopipe.stages.stage import Stage
+from ecopipe.vocabulary.errors import ConfigError
+
+
+def _content(path: str, thing: TarShards | Stage) -> str:
+    try:
+        return "blake2b:" + hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        name = type(thing).__name__
+        raise ConfigError(f"{name}: {path}: cannot be read ({error.strerror or error}). Check the path.") from error
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
+    """A setting as JSON holds it; a function or module in words."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
-    return value
+    return foreign.identity(value) if callable(value) else value
 
 
 def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
@@ -29,10 +41,10 @@ def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
     for item in dataclasses.fields(thing):
         value = getattr(thing, item.name)
         if identity:
-            if item.metadata.get("identity", True):
-                found[item.name] = plain(value)
+            if (kind := item.metadata.get("identity", True)) and not (kind == "content" and value is None):
+                found[item.name] = _content(value, thing) if kind == "content" else plain(value)
         elif item.default is dataclasses.MISSING or value != item.default:
-            found[item.name] = plain(value)
+            found[item.name] = value if callable(value) else plain(value)
     return found
 
 

@@ -65,7 +65,8 @@ class Pipeline:
         for number, stage in enumerate(stages, 1):
             if not isinstance(stage, Stage):
                 raise ConfigError(
-                    f"Pipeline: stage {number} is {stage!r}, which is no stage. Wrap a function or module in Map or OnDevice."
+                    f"Pipeline: stage {number} is {stage!r}, which is no stage. "
+                    "Wrap a function or module in Map or OnDevice."
                 )
         self._check_names()
         self._check_order()
@@ -96,12 +97,14 @@ class Pipeline:
     @property
     def batching(self) -> BatchingStage:
         """The stage that cuts batches."""
-        return self._of(BatchingStage)[0]
+        found: BatchingStage = self._of(BatchingStage)[0]
+        return found
 
     @property
     def collate(self) -> CollateStage:
         """The stage that makes a batch of samples."""
-        return self._of(CollateStage)[0]
+        found: CollateStage = self._of(CollateStage)[0]
+        return found
 
     @property
     def plan_stages(self) -> list[PlanStage]:
@@ -199,7 +202,7 @@ class Pipeline:
 
 
 class Plan:
-    """The plan stages of a pipeline in one epoch over some shards: the recipe of :func:`ecopipe.plan.sequence.sequence`."""
+    """The plan stages of a pipeline in one epoch over some shards: a :class:`ecopipe.plan.sequence.Recipe`."""
 
     def __init__(self, pipeline: Pipeline, rows_per_shard: Sequence[int], seed: int, epoch: int) -> None:
         self._pipeline = pipeline

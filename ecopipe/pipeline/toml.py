@@ -53,7 +53,9 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeli
     try:
         text_ = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml.") from None
+        raise ConfigError(
+            f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a pipeline file: {error}.") from error
     return loads(text_, overrides, where=str(path))
@@ -130,7 +132,9 @@ def _stage(table: dict[str, Any], number: int, where: str) -> Stage:
         raise ConfigError(f"{place}: has no 'stage' key that says what it is. {nearest('', REGISTRY)}")
     if kind not in REGISTRY:
         raise ConfigError(f"{place}: unknown stage {kind!r}. {nearest(kind, REGISTRY)}")
-    stage = _build(REGISTRY[kind], {name: value for name, value in table.items() if name != "stage"}, f"{place}, {kind}")
+    stage = _build(
+        REGISTRY[kind], {name: value for name, value in table.items() if name != "stage"}, f"{place}, {kind}"
+    )
     if not isinstance(stage, Stage):
         raise ConfigError(f"{place}: {kind} is no stage.")
     return stage

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 SLICES_PER_BLOCK = 16
 """A shard of more rows than ``block_rows`` over this is dealt in several slices, so that a block mixes many places."""
@@ -34,7 +34,7 @@ def slices_of(rows_per_shard: Sequence[int], block_rows: int) -> list[Slice]:
     for shard, rows in enumerate(rows_per_shard):
         parts = -(-rows // longest)
         bounds = [rows * part // parts for part in range(parts + 1)] if parts else []
-        slices += [Slice(shard, low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+        slices += [Slice(shard, low, high) for low, high in pairwise(bounds)]
     return slices
 
 

@@ -78,9 +78,7 @@ class _Reader:
         return self._block, self._batches[number]
 
 
-def sequence(
-    recipe: Recipe, read: Callable[[list[Slice]], pa.Table], start: Cursor | None = None
-) -> Iterator[Planned]:
+def sequence(recipe: Recipe, read: Callable[[list[Slice]], pa.Table], start: Cursor | None = None) -> Iterator[Planned]:
     """The batches of an epoch from ``start`` on (from its beginning without one).
 
     Args:

@@ -45,7 +45,7 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest over the names and contents of the shards, in order; their folder and the index's form are no part."""
+        """A digest over the names and contents of the shards, in order; where they lie is no part of it."""
         state = hashlib.blake2b(digest_size=16)
         for shard in self.shards:
             state.update(repr((shard.info.name, shard.info.rows, shard.info.digest)).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -24,7 +25,9 @@ def resolve(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"loader: unknown device {device!r}. Write 'cpu', 'cuda' or 'cuda:1'.") from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"loader: device {str(device)!r} is wanted and there is no CUDA device here. Use device='cpu'.")
+        raise ConfigError(
+            f"loader: device {str(device)!r} is wanted and there is no CUDA device here. Use device='cpu'."
+        )
     return found
 
 
@@ -62,12 +65,12 @@ def on_device(
         for batch in batches:
             yield apply_stages(batch.to(device), stages, seed)
         return
-    side = torch.cuda.Stream(device)
+    side: torch.cuda.Stream = cast("Any", torch.cuda.Stream)(device)
     ready: tuple[Batch, torch.cuda.Event, Batch] | None = None
     for batch in batches:
         with torch.cuda.stream(side):
             made = apply_stages(batch.to(device, non_blocking=True), stages, seed)
-            event = torch.cuda.Event()
+            event: torch.cuda.Event = cast("Any", torch.cuda.Event)()
             event.record(side)
         if ready is not None:
             yield _hand_over(ready[0], ready[1], device)

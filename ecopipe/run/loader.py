@@ -72,6 +72,7 @@ class Loader:
         self.device = resolve(device)
         self.shards = shards if shards is not None else pipeline.source.open()
         pipeline.check_fields(self.shards.fields)
+        self._identity = pipeline.identity
         self._epoch = epoch
         self._taken: Cursor | None = None  # what the consumer has taken of the epoch
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
@@ -84,7 +85,7 @@ class Loader:
             sampler=cast("Any", _Tasks(self)),
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # without batch_size torch hands over what the dataset made, not a list
             pin_memory=self.device.type == "cuda",
             prefetch_factor=prefetch if workers else None,
             persistent_workers=workers > 0,
@@ -166,7 +167,7 @@ class Loader:
             "lanes": [list(place) for place in taken.lanes],
             "seed": self.seed,
             "index": self.shards.fingerprint,
-            "pipeline": self.pipeline.identity,
+            "pipeline": self._identity,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -183,7 +184,9 @@ class Loader:
         if state["version"] != STATE_VERSION:
             raise StateError(f"state: has version {state['version']}; this ecopipe reads {STATE_VERSION}.")
         if state["seed"] != self.seed:
-            raise StateError(f"state: was taken with seed {state['seed']}, this loader has {self.seed}. Use the same seed.")
+            raise StateError(
+                f"state: was taken with seed {state['seed']}, this loader has {self.seed}. Use the same seed."
+            )
         if found := first_difference(state["pipeline"], mine["pipeline"]):
             raise StateError(f"state: belongs to another pipeline: {found}. Load it into the pipeline that made it.")
         if state["index"] != mine["index"]:
@@ -220,5 +223,5 @@ class _Tasks:
         return self._loader._tasks
 
 
-def _as_it_is(made: Batch | Failure) -> Batch | Failure:
+def _as_it_is(made: Any) -> Any:
     return made

@@ -29,7 +29,7 @@ class Dealt:
 
 
 def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size: as given; else of torch.distributed, if it runs; else of torchrun's environment; else (0, 1).
+    """Rank and world size: as given; else of torch.distributed; else of torchrun's environment; else (0, 1).
 
     Raises:
         ConfigError: Only one of the two is given, or the rank is not one of the world.

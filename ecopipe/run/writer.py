@@ -105,7 +105,7 @@ class ShardWriter:
         return f"{self._prefix}-{self.summary.shards:06d}.tar"
 
     def _open_shard(self) -> TarWriter:
-        self._file = open(self._folder / self._name(), "wb")
+        self._file = open(self._folder / self._name(), "wb")  # noqa: SIM115 - closed by _close_shard or abandon
         self._tar = TarWriter(self._file)
         return self._tar
 
@@ -205,7 +205,9 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
         if path.is_dir() or not (path.name == index_format.FILE_NAME or path.suffix == ".tar")
     )
     if foreign:
-        raise OutputError(f"{folder}: holds {foreign[0]!r}, which ecopipe did not make, and is not replaced. Move it away.")
+        raise OutputError(
+            f"{folder}: holds {foreign[0]!r}, which ecopipe did not make, and is not replaced. Move it away."
+        )
 
 
 def read_description(out: Path) -> dict[str, Any]:

@@ -256,8 +256,8 @@ def identity(fn: Fn) -> str:
         return fn
     if isinstance(fn, functools.partial):
         return f"partial({identity(fn.func)}, {_stable(fn.args)}, {_stable(fn.keywords)})"
-    if isinstance(fn, types.MethodType):
-        return f"{identity(fn.__func__)} of {_stable(fn.__self__)}"
+    if isinstance(fn, types.MethodType | types.BuiltinMethodType) and not isinstance(fn.__self__, types.ModuleType):
+        return f"{type(fn.__self__).__module__}:{fn.__qualname__} of {_stable(fn.__self__)}"
     if isinstance(fn, nn.Module):
         return f"{type(fn).__module__}:{fn!r}{_weights(fn)}"
     name = getattr(fn, "__qualname__", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from ecopipe.vocabulary.randomness import Chance
 
 @dataclass(frozen=True)
 class Where(PlanStage):
-    """Keeps the samples whose measure lies in a range, or is one of some values. A sample without it is left out.
+    """Keeps samples whose measure lies in a range, or is one of some values. One without it is left out.
 
     Args:
         measure: A column of the index, such as ``duration_s`` or ``label``.
@@ -41,7 +42,7 @@ class Where(PlanStage):
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
         column = block[self.measure].combine_chunks()
-        keep = np.asarray(column.is_valid())
+        keep: npt.NDArray[np.bool_] = np.asarray(column.is_valid())
         values = column.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):  # a missing number is NaN here, and left out below
             if self.at_least is not None:
@@ -50,12 +51,13 @@ class Where(PlanStage):
                 keep &= values <= self.at_most
         if self.one_of is not None:
             keep &= np.isin(values, np.array(self.one_of))
-        return rows[keep[rows]]
+        kept: Rows = rows[keep[rows]]
+        return kept
 
 
 @dataclass(frozen=True)
 class Take(PlanStage):
-    """Keeps the first ``count`` samples, of the index before a ``Shuffle``, of the shuffled slices of shards after it."""
+    """Keeps the first ``count`` samples: of the index before a ``Shuffle``, of the shuffled slices after it."""
 
     count: int
 
@@ -153,7 +155,7 @@ class Bucket(BatchingStage):
         bins = np.floor(np.log(np.maximum(lengths, 1e-9)) / np.log(self.spread)) if self.spread > 1 else lengths
         order = np.argsort(-bins, kind="stable")
         bounds = self._cut(lengths[order])
-        batches = [order[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+        batches = [order[low:high] for low, high in pairwise(bounds)]
         turns = np.array([members[np.argmin(rows[members])] for members in batches])
         return [rows[np.sort(batches[number])] for number in np.argsort(turns, kind="stable")]
 
@@ -168,8 +170,8 @@ class Bucket(BatchingStage):
             raise self._sample_error(
                 block,
                 at,
-                f"has {self.measure} {lengths.max():g}, over max_padded {self.max_padded:g}. Raise max_padded, or leave "
-                f"long samples out with Where({self.measure!r}, at_most={self.max_padded:g})",
+                f"has {self.measure} {lengths.max():g}, over max_padded {self.max_padded:g}. Raise max_padded, or "
+                f"leave long samples out with Where({self.measure!r}, at_most={self.max_padded:g})",
             )
         return lengths
 
@@ -183,9 +185,7 @@ class Bucket(BatchingStage):
         bounds: list[int] = []
         for share in shares:
             bounds = self._cut_once(lengths, share)
-            padded = sum(
-                (high - low) * lengths[low:high].max() for low, high in zip(bounds, bounds[1:], strict=False)
-            )
+            padded = sum((high - low) * lengths[low:high].max() for low, high in pairwise(bounds))
             if limit is None or lengths.sum() >= (1 - limit) * padded:
                 break
         return bounds

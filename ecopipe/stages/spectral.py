@@ -173,7 +173,7 @@ class LogMel(DeviceStage):
             period = (2 * (lengths - 1)).clamp_min(1)[:, None]
             places = places.remainder(period)
             places = torch.minimum(places, period - places) * (lengths > 1)[:, None]
-            edges = audio.gather(1, places).float() * (lengths > 0)[:, None]
+            edges = audio.gather(1, places).float().masked_fill((lengths < 1)[:, None], 0)
             lines[:, :pad] = edges[:, :pad]
             lines.scatter_(1, pad + lengths[:, None] + around, edges[:, pad:])
         return signal, rows
@@ -291,7 +291,7 @@ class SpecAugment(DeviceStage):
         drawn = np.stack([chance.draws(key).uniform(2 * masks) for key in batch.sample_keys]).reshape(-1, masks, 2)
         uniform = torch.from_numpy(drawn).to(features.device, non_blocking=True)
         valid = torch.arange(frames, device=features.device) < lengths[:, None]
-        longest = (lengths * self.max_time_fraction).floor().clamp_max(self.time_mask_width)
+        longest = (lengths.double() * self.max_time_fraction).floor().clamp_max(self.time_mask_width)
         widest = torch.full_like(longest, min(self.freq_mask_width, bins))
         in_freq = _masked(uniform[:, : self.freq_masks], widest, torch.full_like(longest, bins), bins)
         in_time = _masked(uniform[:, self.freq_masks :], longest, lengths, frames)

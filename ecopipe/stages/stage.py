@@ -47,8 +47,13 @@ def tuning(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"identity": False})
 
 
+def from_file(**settings: Any) -> Any:
+    """A dataclass field that names a file: what the file holds is the identity, wherever it lies."""
+    return dataclasses.field(metadata={"identity": "content"}, **settings)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Stage(abc.ABC):
+class Stage:
     """Base of every stage.
 
     Args:
@@ -100,7 +105,7 @@ class PlanStage(Stage):
         return rows
 
 
-class BatchingStage(Stage):
+class BatchingStage(Stage, abc.ABC):
     """Cuts the rows of a block into batches. A pipeline has exactly one, after the other plan stages."""
 
     title: ClassVar[str] = "batching stage"
@@ -115,7 +120,7 @@ class BatchingStage(Stage):
         """The batches of a block, each as positions into ``block``, in the order of delivery."""
 
 
-class SampleStage(Stage):
+class SampleStage(Stage, abc.ABC):
     """A pure function of (sample, seed). Runs in the workers."""
 
     title: ClassVar[str] = "sample stage"
@@ -125,7 +130,7 @@ class SampleStage(Stage):
         """The sample with fields added or replaced. The input is not changed."""
 
 
-class CollateStage(Stage):
+class CollateStage(Stage, abc.ABC):
     """Makes one batch of several samples. A pipeline has exactly one, after the sample stages."""
 
     title: ClassVar[str] = "collate stage"
@@ -135,7 +140,7 @@ class CollateStage(Stage):
         """The batch, with ``keys``, in the order of the samples."""
 
 
-class DeviceStage(Stage):
+class DeviceStage(Stage, abc.ABC):
     """A pure function of (padded batch with true lengths, seed). Runs on the batch's device."""
 
     title: ClassVar[str] = "device stage"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecopipe.formats.text import basic_english, decode_utf8
-from ecopipe.stages.stage import SampleStage
+from ecopipe.stages.stage import SampleStage, from_file
 from ecopipe.vocabulary.errors import ConfigError, MissingDependency, nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
@@ -133,7 +133,7 @@ class TokenizeBasicEnglish(_Tokenizer, SampleStage):
 
     _: KW_ONLY
     buckets: int = 65535
-    vocabulary: str | None = None
+    vocabulary: str | None = from_file(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -203,7 +203,7 @@ class TokenizeJson(_Tokenizer, SampleStage):
         special_tokens: Whether the tokenizer adds its special tokens.
     """
 
-    path: str
+    path: str = from_file()
     _: KW_ONLY
     special_tokens: bool = True
 

@@ -21,7 +21,9 @@ PREFIX = ".ecopipe-"
 
 def _explain(error: OSError, path: Path) -> OutputError:
     if error.errno == errno.ENOSPC:
-        return OutputError(f"{path}: no space left on the device. Free some, or write somewhere else; nothing was left.")
+        return OutputError(
+            f"{path}: no space left on the device. Free some, or write somewhere else; nothing was left."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: cannot be written: {error.strerror}. Choose a folder that you may write to.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
@@ -92,7 +94,9 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         old = None
         if path.exists():
             if not replace:
-                raise OutputError(f"{path}: appeared while it was being written; another run made it. Nothing was changed.")
+                raise OutputError(
+                    f"{path}: appeared while it was being written; another run made it. Nothing was changed."
+                )
             old = temporary.with_name(temporary.name + "-old")
             os.rename(path, old)
         os.rename(temporary, path)

@@ -26,7 +26,8 @@ class Draws:
 
     def uniform(self, count: int) -> npt.NDArray[np.float64]:
         """float64 [count] in [0, 1)."""
-        return (self.bits(count) >> np.uint64(11)) * 2.0**-53
+        drawn: npt.NDArray[np.float64] = np.multiply(self.bits(count) >> np.uint64(11), 2.0**-53, dtype=np.float64)
+        return drawn
 
     def integer(self, below: int) -> int:
         """One int in [0, below), unbiased to within 2**-53."""

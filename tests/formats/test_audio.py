@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -64,11 +66,10 @@ def test_flac_of_any_length(frames):
     assert len(decode(encoded("flac", "PCM_16", frames=frames), "flac")[0]) == frames
 
 
-@pytest.mark.parametrize("kind", ["flac", "wav"])
-def test_a_file_of_no_samples(kind):
-    data = encoded(kind, "PCM_16", frames=0)
-    assert probe(data, kind).frames == 0
-    assert decode(data, kind)[0].shape == (0, 1)
+def test_a_wav_of_no_samples():
+    data = encoded("wav", "PCM_16", frames=0)
+    assert probe(data, "wav").frames == 0
+    assert decode(data, "wav")[0].shape == (0, 1)
 
 
 def test_header_needs_the_first_bytes_only():
@@ -166,13 +167,18 @@ def test_flac_without_a_length_in_its_header(flac):
     np.testing.assert_array_equal(decode(data, "flac")[0], decode(flac, "flac")[0])
 
 
+def test_flac_of_a_header_alone_is_refused(flac):
+    with pytest.raises(ValueError, match="damaged flac: no length in its header and no block of audio behind it"):
+        decode(flac[:21] + bytes([flac[21] & 0xF0]) + bytes(20), "flac")
+
+
 def test_flac_followed_by_a_tag(flac):
     assert len(decode(flac + b"TAG" + bytes(125), "flac")[0]) == 30000
 
 
 def test_flac_is_the_same_without_miniaudio(flac, monkeypatch):
     expected, _ = decode(flac, "flac")
-    monkeypatch.setitem(__import__("sys").modules, "miniaudio", None)
+    monkeypatch.setitem(sys.modules, "miniaudio", None)
     audio, _ = decode(flac, "flac")
     assert audio.dtype == np.int16
     np.testing.assert_array_equal(audio, expected)
@@ -214,15 +220,13 @@ def test_flac_of_24_bits_cut_short_is_refused():
 )
 def test_what_is_no_audio_is_refused_with_the_reason(data, message):
     for read in (probe, decode):
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             read(data, "wav")
-        assert str(caught.value).startswith(message)
 
 
 def test_no_message_holds_an_address():
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"^not readable as mp3: (?!.*0x)"):
         probe(b"nonsense", "mp3")
-    assert "0x" not in str(caught.value)
 
 
 # -- WAV layouts --------------------------------------------------------------------------------------------------
@@ -253,7 +257,7 @@ def test_wav_stops_at_the_size_of_its_data_chunk():
 def test_missing_soundfile_is_said_in_one_sentence(monkeypatch):
     from ecopipe.vocabulary.errors import MissingDependency
 
-    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(
         MissingDependency, match=r"^This audio format needs soundfile. Install it: pip install soundfile$"
     ):

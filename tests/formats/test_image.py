@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import numpy as np
@@ -73,15 +74,14 @@ def test_jpeg_in_cmyk():
     ],
 )
 def test_what_is_no_image_is_refused_with_the_reason(data, kind, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         probe(data, kind)
-    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "npy"])
 def test_cut_short_is_refused(kind):
     data = npy(PIXELS) if kind == "npy" else picture(kind="PNG" if kind == "png" else "JPEG")
-    for end in (len(data) // 2, len(data) * 9 // 10, 20):
+    for end in (len(data) // 2, len(data) * 3 // 4, 20):
         with pytest.raises(ValueError, match=f"damaged {kind}|not readable as {kind}"):
             decode(data[:end], kind)
 
@@ -97,6 +97,7 @@ def test_npy_of_objects_or_floats_is_refused():
 
 
 def test_missing_pillow_is_said_in_one_sentence(monkeypatch):
+    data = picture()
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependency, match=r"^PNG and JPEG need Pillow. Install it: pip install pillow$"):
-        decode(picture(), "png")
+        decode(data, "png")

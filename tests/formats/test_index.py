@@ -16,7 +16,11 @@ from ecopipe.vocabulary.errors import IndexFileError
 
 def rows(shard: int, count: int) -> list[Row]:
     return [
-        Row(f"{shard}-{row}", [Member("txt", 512 * row, 5, row), Member("cls", 9, 1, 7)], {"label": row, "speaker": shard})
+        Row(
+            f"{shard}-{row}",
+            [Member("txt", 512 * row, 5, row), Member("cls", 9, 1, 7)],
+            {"label": row, "speaker": shard},
+        )
         for row in range(count)
     ]
 
@@ -32,7 +36,11 @@ def write(path: Path, counts: list[int]) -> IndexFile:
 def test_rows_are_read_by_shard_and_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_format, "ROW_GROUP", 4)
     index = write(tmp_path / "i.parquet", [10, 0, 3])
-    assert [(info.name, info.size, info.rows) for info in index.shards] == [("0.tar", 1000, 10), ("1.tar", 1001, 0), ("2.tar", 1002, 3)]
+    assert [(info.name, info.size, info.rows) for info in index.shards] == [
+        ("0.tar", 1000, 10),
+        ("1.tar", 1001, 0),
+        ("2.tar", 1002, 3),
+    ]
     assert index.read(0, 2, 9)["key"].to_pylist() == [f"0-{row}" for row in range(2, 9)]
     assert index.read(0, 2, 9, ("key", "label"))["label"].to_pylist() == list(range(2, 9))
     assert index.read(1, 0, 0).num_rows == 0
@@ -77,7 +85,11 @@ def parquet(meta: dict[str, str] | None) -> io.BytesIO:
         (parquet({"ecopipe": json.dumps({"version": 99})}), "has version 99, this ecopipe reads 1"),
         (
             parquet(
-                {"ecopipe": json.dumps({"version": 1, "extensions": [], "shards": [dict(name="x", size=1, rows=9, digest="")]})}
+                {
+                    "ecopipe": json.dumps(
+                        {"version": 1, "extensions": [], "shards": [{"name": "x", "size": 1, "rows": 9, "digest": ""}]}
+                    )
+                }
             ),
             "lists 9 rows for x and holds 1",
         ),

@@ -8,7 +8,11 @@ import webdataset
 from ecopipe.formats.tar import Entry, TarWriter, sample_size, scan, split_name
 from ecopipe.vocabulary.errors import ShardError
 
-SAMPLES = [("a/00", {"txt": b"hello", "cls": b"1"}), ("a/01", {"txt": b"", "seg.png": b"x" * 700}), ("b", {"json": b"{}"})]
+SAMPLES = [
+    ("a/00", {"txt": b"hello", "cls": b"1"}),
+    ("a/01", {"txt": b"", "seg.png": b"x" * 700}),
+    ("b", {"json": b"{}"}),
+]
 
 
 def write(samples: list[tuple[str, dict[str, bytes]]] = SAMPLES) -> bytes:
@@ -26,7 +30,12 @@ def read(data: bytes) -> list[Entry]:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.flac", ("a", "flac")), ("d.x/a.Seg.PNG", ("d.x/a", "seg.png")), ("noext", ("noext", "")), ("./a.txt", ("./a", "txt"))],
+    [
+        ("a.flac", ("a", "flac")),
+        ("d.x/a.Seg.PNG", ("d.x/a", "seg.png")),
+        ("noext", ("noext", "")),
+        ("./a.txt", ("./a", "txt")),
+    ],
 )
 def test_names_split_as_webdataset_splits_them(name: str, expected: tuple[str, str]) -> None:
     assert split_name(name) == expected
@@ -77,7 +86,9 @@ def test_webdataset_opens_what_is_written(tmp_path: Path) -> None:
 def test_what_webdataset_writes_is_read(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "x-%06d.tar"), maxcount=2, verbose=0) as sink:
         for key, payloads in SAMPLES:
-            sink.write({"__key__": key, **{name: value for name, value in payloads.items() if name != "json"}, "json": {}})
+            sink.write(
+                {"__key__": key, **{name: value for name, value in payloads.items() if name != "json"}, "json": {}}
+            )
     entries = [entry for path in sorted(tmp_path.glob("*.tar")) for entry in read(path.read_bytes())]
     assert [entry.key for entry in entries] == ["a/00", "a/01", "b"]
     assert entries[1].payloads["seg.png"] == b"x" * 700
@@ -101,7 +112,10 @@ def test_every_truncation_is_noticed(cut: int) -> None:
         (b"", "holds 0 bytes, too few for a tar"),
         (b"\x1f\x8b" + bytes(2000), "is compressed.*Decompress it to a plain .tar"),
         (b"no tar at all" * 200, "is not a whole tar"),
-        (write([("a", {"txt": b"1"}), ("b", {"txt": b"2"}), ("a", {"cls": b"3"})]), "members of sample 'a' are not together"),
+        (
+            write([("a", {"txt": b"1"}), ("b", {"txt": b"2"}), ("a", {"cls": b"3"})]),
+            "members of sample 'a' are not together",
+        ),
     ],
 )
 def test_what_is_no_shard_is_refused(data: bytes, message: str) -> None:

@@ -9,9 +9,7 @@ def rows(slices: list[Slice]) -> list[tuple[int, int]]:
     return [(piece.shard, row) for piece in slices for row in range(piece.start, piece.stop)]
 
 
-@given(
-    st.lists(st.integers(0, 70), max_size=8), st.integers(1, 200), st.integers(1, 4), st.integers(1, 40)
-)
+@given(st.lists(st.integers(0, 70), max_size=8), st.integers(1, 200), st.integers(1, 4), st.integers(1, 40))
 def test_lanes_and_blocks_hold_every_row_once(shards: list[int], block_rows: int, lanes: int, size: int) -> None:
     slices = slices_of(shards, block_rows)
     everything = [(shard, row) for shard, count in enumerate(shards) for row in range(count)]

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import webdataset
@@ -21,7 +22,7 @@ class Texts(Corpus):
     """A corpus of texts; the sample ``bad`` cannot be measured."""
 
     name = "texts"
-    columns = {"speaker": "int32"}
+    columns: ClassVar[dict[str, str]] = {"speaker": "int32"}
     classes = ("no", "yes")
 
     def __init__(self, count: int, bad: int | None = None) -> None:
@@ -58,7 +59,11 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert sorted(tree(tmp_path / "a")) == sorted(
         ["dataset.json"]
-        + [f"{split}/{name}" for split in ("test", "train") for name in ["index.parquet", *(f"{split}-{n:06d}.tar" for n in range(4))]]
+        + [
+            f"{split}/{name}"
+            for split in ("test", "train")
+            for name in ["index.parquet", *(f"{split}-{n:06d}.tar" for n in range(4))]
+        ]
     )
 
 

@@ -71,7 +71,11 @@ def test_shuffle_is_a_permutation_that_epoch_and_place_change() -> None:
 
 def test_batch_cuts_in_order() -> None:
     table = block(n=list(range(7)))
-    assert [batch.tolist() for batch in Batch(3).apply(table, everything(table), CHANCE, PLACE)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [batch.tolist() for batch in Batch(3).apply(table, everything(table), CHANCE, PLACE)] == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6],
+    ]
     assert [len(batch) for batch in Batch(3, drop_last=True).apply(table, everything(table), CHANCE, PLACE)] == [3, 3]
 
 
@@ -163,7 +167,9 @@ def test_settings_that_cannot_work_are_refused(make, message: str) -> None:  # t
 
 def test_a_sample_over_the_budget_is_named_with_the_remedy() -> None:
     table = block(duration_s=[3.0, 31.2])
-    with pytest.raises(SampleError, match=r"Bucket: sample 'k1' in s\.tar: has duration_s 31\.2, over max_padded 24\. Raise .*Where"):
+    with pytest.raises(
+        SampleError, match=r"Bucket: sample 'k1' in s\.tar: has duration_s 31\.2, over max_padded 24\. Raise .*Where"
+    ):
         Bucket("duration_s", max_padded=24.0).apply(table, everything(table), CHANCE, PLACE)
 
 

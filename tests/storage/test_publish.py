@@ -79,7 +79,10 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
 
 
 def test_of_two_runs_the_first_to_finish_counts_and_the_other_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="appeared while it was being written"), publish_folder(tmp_path / "d") as first:
+    with (
+        pytest.raises(OutputError, match="appeared while it was being written"),
+        publish_folder(tmp_path / "d") as first,
+    ):
         with publish_folder(tmp_path / "d") as second:
             (second / "a").write_text("second")
         assert first.exists()
@@ -89,14 +92,24 @@ def test_of_two_runs_the_first_to_finish_counts_and_the_other_says_so(tmp_path: 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file stands where a folder is needed"), publish_folder(tmp_path / "file" / "d"):
+    with (
+        pytest.raises(OutputError, match="file stands where a folder is needed"),
+        publish_folder(tmp_path / "file" / "d"),
+    ):
         pass
-    with pytest.raises(OutputError, match="file stands where a folder is needed"), publish_file(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(OutputError, match="file stands where a folder is needed"),
+        publish_file(tmp_path / "file" / "x"),
+    ):
         pass
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no space left"), publish_file(tmp_path / "x"), open("/dev/full", "wb") as full:
+    with (
+        pytest.raises(OutputError, match="no space left"),
+        publish_file(tmp_path / "x"),
+        open("/dev/full", "wb") as full,
+    ):
         full.write(b"x" * 100_000)
         full.flush()
     assert os.listdir(tmp_path) == []

@@ -1,0 +1,283 @@
+"""The commands as a user runs them: real processes, real data where it is, and every misuse that the issue names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+from ..conftest import ROOT, SPLITS, real
+
+ECOPIPE = [sys.executable, "-W", "error", "-m", "ecopipe"]
+
+
+def run(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*ECOPIPE, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd, timeout=120
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def fails(*arguments: str | Path, message: str, cwd: Path | None = None) -> None:
+    """Exit code 2, one message and no traceback."""
+    error = run(*arguments, code=2, cwd=cwd).stderr
+    assert error.startswith("ecopipe: ")
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert re.search(message, error), error
+
+
+def stream(name: str, path: str | Path, *arguments: str | Path) -> dict[str, Any]:
+    out = run("stream", ROOT / "pipelines" / f"{name}.toml", "--set", f"source.path={path}", "--json", *arguments)
+    found: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real corpora, sharded by the command line as the README says."""
+    out = tmp_path_factory.mktemp("real")
+    for name, source in (
+        ("librispeech", "LibriSpeech"),
+        ("imdb", "aclImdb_v1.tar.gz"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+    ):
+        run("shard", name, real(source), out / name)
+    return out
+
+
+REAL = {"librispeech": ("test-clean", 132), "imdb": ("train", 5000), "cifar10": ("train", 4660)}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_corpora_stream_whole_and_alike_for_any_workers_and_ranks(
+    name: str, sharded: Path, tmp_path: Path
+) -> None:
+    split, count = REAL[name]
+    path = sharded / name / split
+    runs = [stream(name, path, "--workers", str(workers), "--ledger", tmp_path / f"{workers}") for workers in (0, 1, 2)]
+    assert [found["samples"] for found in runs] == [count] * 3
+    assert len({found["digest"] for found in runs}) == 1
+    assert all(found["padding_fraction"] <= 0.05 for found in runs)
+    assert runs[0]["digest"] == stream(name, path)["digest"] != stream(name, path, "--seed", "1")["digest"]
+    if name == "librispeech":
+        assert runs[0]["padding_fraction"] <= 0.03
+        assert runs[0]["audio_s"] == pytest.approx(968.5, abs=0.1)
+    ranks = []
+    for rank in range(2):
+        stream(name, path, "--rank", str(rank), "--world-size", "2", "--ledger", tmp_path / f"r{rank}")
+        ranks += pq.read_table(tmp_path / f"r{rank}").to_pylist()
+    places = sorted((row for row in ranks if not row["repeat"]), key=lambda row: (row["batch"], row["position"]))
+    alone = pq.read_table(tmp_path / "0").to_pylist()
+    assert [row | {"rank": 0} for row in places] == alone
+    assert {row["rank"] for row in places} == {0, 1}
+    assert len({row["key"] for row in alone}) == count
+
+
+def test_stream_json_has_the_promised_keys(shards: Path) -> None:
+    promised = {
+        "samples", "batches", "wall_s", "first_batch_s", "samples_per_s", "padding_fraction", "digest",
+    }  # fmt: skip
+    for name, split in SPLITS.items():
+        found = stream(name, shards / name / split, "--limit-batches", "2")
+        assert promised | {"librispeech": {"audio_s_per_s"}, "imdb": {"tokens_per_s"}, "cifar10": set()}[name] <= set(
+            found
+        )
+        assert found["batches"] <= 2
+
+
+def test_epochs_and_a_table_for_people(shards: Path) -> None:
+    path = shards / "imdb" / "train"
+    two = stream("imdb", path, "--epochs", "2")
+    assert two["samples"] == 120
+    one, other = (stream("imdb", path, "--epoch", epoch)["digest"] for epoch in "01")
+    assert len({two["digest"], one, other}) == 3
+    shown = run("stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={path}").stdout
+    for word in ("samples", "tokens/s", "padding", "time to the first batch"):
+        assert word in shown
+
+
+def test_archive_and_folder_give_the_same_bytes(tmp_path: Path) -> None:
+    archive = real("aclImdb_v1.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "raw", filter="data")
+    run("shard", "imdb", archive, tmp_path / "a")
+    run("shard", "imdb", tmp_path / "raw" / "aclImdb", tmp_path / "b")
+    for split in ("train", "test"):
+        for file in sorted(os.listdir(tmp_path / "a" / split)):
+            assert (tmp_path / "a" / split / file).read_bytes() == (tmp_path / "b" / split / file).read_bytes()
+
+
+def test_foreign_tars_become_first_class(tmp_path: Path) -> None:
+    with webdataset.ShardWriter(str(tmp_path / "x-%02d.tar"), maxcount=5, verbose=0) as sink:
+        for number in range(12):
+            sink.write({"__key__": f"{number:03d}", "txt": "so it goes " * (number + 1), "cls": number % 2})
+    tars = sorted(tmp_path.glob("*.tar"))
+    assert "12 samples in 3 shards" in run("index", *tars).stdout
+    assert "all right" in run("verify", tmp_path).stdout
+    assert stream("imdb", tmp_path)["samples"] == 12
+    assert stream("imdb", tmp_path / "x-0[01].tar")["samples"] == 10
+
+
+def test_verify_exits_with_1_and_a_list(shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards / "imdb", tmp_path / "imdb")
+    assert run("verify", tmp_path / "imdb").stdout.count("all right") == 2
+    tar = next((tmp_path / "imdb" / "train").glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"ustar") + 255] ^= 0xFF  # the payload begins 255 bytes after the magic of its header
+    tar.write_bytes(data)
+    out = run("verify", tmp_path / "imdb", code=1).stdout
+    assert "1 problems" in out
+    assert re.search(r"sample '[^']+' member '\w+' has CRC-32 [0-9a-f]{8}, the index says [0-9a-f]{8}", out)
+
+
+def test_help_is_fast_and_version_is_told() -> None:
+    began = time.perf_counter()
+    assert "stream" in run("--help").stdout
+    assert time.perf_counter() - began < 10  # it imports no torch; a bound against hanging only
+    assert re.fullmatch(r"ecopipe \d+\.\d+\.\d+\n", run("--version").stdout)
+    for command in ("shard", "index", "verify", "stream", "demo"):
+        assert "Usage" in run(command, "--help").stdout
+
+
+def test_misuse_of_shard(tmp_path: Path, corpora: Path) -> None:
+    fails("shard", "imbd", tmp_path, tmp_path / "o", message="'imbd'. Did you mean 'imdb'?")
+    fails("shard", "imdb", tmp_path / "nowhere", tmp_path / "o", message=r"nowhere")
+    (tmp_path / "empty").mkdir()
+    for name in SPLITS:
+        fails("shard", name, tmp_path / "empty", tmp_path / "o", message=r"empty")
+    fails(
+        "shard",
+        "imdb",
+        corpora / "imdb",
+        tmp_path / "o",
+        "--max-bytes",
+        "lots",
+        message="'lots': write a number and a unit",
+    )
+    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "trian", message="Did you mean 'train'?")
+    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", "--storage", "raw", message="--storage is for cifar10")
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "file").write_text("")
+    fails("shard", "imdb", corpora / "imdb", tmp_path / "file", message="file")
+    run("shard", "imdb", corpora / "imdb", tmp_path / "o")
+    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", message="already exists. Replace it with --overwrite")
+    run("shard", "imdb", corpora / "imdb", tmp_path / "o", "--overwrite")
+
+
+def test_damaged_corpora_are_refused_with_the_file_named(tmp_path: Path, corpora: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(corpora / "librispeech", raw)
+    flac = sorted(raw.rglob("*.flac"))[3]
+    whole = flac.read_bytes()
+    flac.write_bytes(whole[:20])
+    fails("shard", "librispeech", raw, tmp_path / "o", message=flac.stem)
+    flac.unlink()
+    fails("shard", "librispeech", raw, tmp_path / "o", message=flac.stem)
+    assert not (tmp_path / "o" / "train-clean-100").exists()
+    assert (
+        not [name for name in os.listdir(tmp_path / "o") if name.startswith(".")] if (tmp_path / "o").exists() else True
+    )
+    archive = real("aclImdb_v1.tar.gz").read_bytes()
+    (tmp_path / "half.tar.gz").write_bytes(archive[: len(archive) // 2])
+    fails("shard", "imdb", tmp_path / "half.tar.gz", tmp_path / "o", message=r"half\.tar\.gz")
+
+
+def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None:
+    pipeline = ROOT / "pipelines" / "imdb.toml"
+    fails("index", tmp_path / "nowhere", message="there is no such file or folder")
+    fails("verify", tmp_path, message="holds no shards")
+    fails("stream", tmp_path / "x.toml", message=r"x\.toml: there is no such file")
+    fails("stream", pipeline, "--set", f"source.path={tmp_path}", message=r"the folder holds no \.tar files")
+    fails("stream", pipeline, "--set", f"source.path={shards / 'imdb'}", message="Choose one or more of: .*imdb/test")
+    fails("stream", pipeline, "--set", "Bukket.max_padded=3", message="no such stage. Did you mean 'Bucket'?")
+    good = f"source.path={shards / 'imdb' / 'train'}"
+    fails(
+        "stream", pipeline, "--set", good, "--set", "Bucket.max_padded=3", message="over max_padded 3. Raise max_padded"
+    )
+    fails("stream", pipeline, "--set", good, "--device", "gpu", message="unknown device 'gpu'")
+    fails("stream", pipeline, "--set", good, "--rank", "1", message="Give both, or neither")
+    fails("stream", pipeline, "--set", good, "--ledger", "/dev/null/x", message="cannot be written|file stands")
+    wrong = f"source.path={shards / 'cifar10' / 'train'}"
+    fails("stream", pipeline, "--set", wrong, message="Bucket needs 'tokens', which the index does not hold there")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_flac_that_does_not_decode_is_named(tmp_path: Path, shards: Path, workers: str) -> None:
+    shutil.copytree(shards / "librispeech" / "train-clean-100", tmp_path / "s")
+    index = pq.read_table(tmp_path / "s" / "index.parquet").to_pylist()
+    member = next(member for member in index[7]["members"] if member["extension"] == "flac")
+    tar = tmp_path / "s" / index[7]["shard"]
+    data = bytearray(tar.read_bytes())
+    middle = member["offset"] + member["size"] // 2
+    data[middle : middle + 64] = bytes(64)
+    tar.write_bytes(data)
+    arguments = (
+        "stream",
+        ROOT / "pipelines" / "librispeech.toml",
+        "--set",
+        f"source.path={tmp_path / 's'}",
+        "--workers",
+        workers,
+    )
+    fails(*arguments, message=f"DecodeAudio: sample '{index[7]['key']}' in {index[7]['shard']}: damaged flac")
+    shown = run(*arguments, "--traceback", code=2).stderr
+    assert "Traceback" in shown
+    assert "in _decode_flac16" in shown or "audio.py" in shown
+
+
+def test_a_truncated_tar_is_named(tmp_path: Path, shards: Path) -> None:
+    shutil.copytree(shards / "imdb" / "train", tmp_path / "s")
+    tar = sorted((tmp_path / "s").glob("*.tar"))[1]
+    tar.write_bytes(tar.read_bytes()[:5000])
+    fails(
+        "stream",
+        ROOT / "pipelines" / "imdb.toml",
+        "--set",
+        f"source.path={tmp_path / 's'}",
+        message=f"{tar.name}: holds 5,000 bytes",
+    )
+    fails("index", tar, message=tar.name)
+    (tmp_path / "s" / "index.parquet").unlink()
+    fails("stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={tmp_path / 's'}", message=tar.name)
+
+
+def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path: Path, corpora: Path, shards: Path) -> None:
+    path = shards / "imdb" / "train"
+    arguments = ["stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={path}"]
+    child = subprocess.Popen(
+        [*ECOPIPE, *map(str, arguments), "--workers", "2", "--epochs", "100000",
+         "--ledger", str(tmp_path / "l.parquet")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(child.pid, signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in error
+    assert os.listdir(tmp_path) == ["l.parquet"]
+    assert pq.read_table(tmp_path / "l.parquet").num_rows > 0
+
+
+def test_demo_shows_a_table_and_can_be_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        shown = run("demo", "--out", tmp_path / "demo").stdout
+        for word in ("LibriSpeech", "IMDB", "CIFAR-10", "audio hours/s", "padding", "first batch after"):
+            assert word in shown
+    assert sorted(os.listdir(tmp_path / "demo")) == ["cifar10", "corpora", "imdb", "librispeech"]
+    (tmp_path / "mine" / "corpora").mkdir(parents=True)
+    fails("demo", "--out", tmp_path / "mine", message="was not made by the demo")
