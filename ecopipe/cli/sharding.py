@@ -74,7 +74,14 @@ def shard(
             return lambda count, _bytes: advance(count)
 
         written = write_corpus(
-            corpus, out, splits=splits, max_bytes=limit, max_count=max_count, overwrite=overwrite, progress=progress
+            corpus,
+            out,
+            splits=splits,
+            max_bytes=limit,
+            max_count=max_count,
+            overwrite=overwrite,
+            source=source.resolve().name,
+            progress=progress,
         )
         notes, classes = corpus.report(), corpus.classes
     print(out)

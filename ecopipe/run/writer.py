@@ -141,6 +141,7 @@ def write_corpus(
     max_bytes: int = MAX_BYTES,
     max_count: int | None = None,
     overwrite: bool = False,
+    source: str = "",
     progress: Callable[[str, int], Progress] | None = None,
 ) -> dict[str, SplitSummary]:
     """Shards a corpus: ``out/SPLIT/SPLIT-000000.tar ...``, an index in each split's folder, and ``out/dataset.json``.
@@ -152,6 +153,7 @@ def write_corpus(
         max_bytes: Bytes per shard at most.
         max_count: Samples per shard at most.
         overwrite: Replace splits that are there already. Only folders that hold nothing but shards are replaced.
+        source: What the corpus was read from, for dataset.json.
         progress: Called with (split, samples in it); gives what is called as samples are written.
 
     Returns:
@@ -179,7 +181,7 @@ def write_corpus(
             except BaseException:
                 writer.abandon()
                 raise
-        _describe(out, corpus, split, written[split])
+        _describe(out, corpus, source, split, written[split])
     return written
 
 
@@ -226,11 +228,12 @@ def read_description(out: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"splits": {}}
 
 
-def _describe(out: Path, corpus: Corpus, split: str, summary: SplitSummary) -> None:
+def _describe(out: Path, corpus: Corpus, source: str, split: str, summary: SplitSummary) -> None:
     known = read_description(out)
     described = {
         "name": corpus.name,
         "version": corpus.version,
+        "source": source,
         "classes": list(corpus.classes),
         "splits": {**known.get("splits", {}), split: asdict(summary)},
     }

@@ -79,9 +79,9 @@ def test_shards_are_rolled_by_count_and_by_size(tmp_path: Path) -> None:
 
 def test_dataset_json_tells_what_is_there_and_keeps_earlier_splits(tmp_path: Path) -> None:
     write_corpus(Texts(3), tmp_path, splits=["test"])
-    write_corpus(Texts(4), tmp_path, splits=["train"])
+    write_corpus(Texts(4), tmp_path, splits=["train"], source="texts.tar.gz")
     found = json.loads((tmp_path / "dataset.json").read_text())
-    assert (found["name"], found["classes"]) == ("texts", ["no", "yes"])
+    assert (found["name"], found["classes"], found["source"]) == ("texts", ["no", "yes"], "texts.tar.gz")
     assert {split: about["samples"] for split, about in found["splits"].items()} == {"test": 3, "train": 4}
     assert found["splits"]["train"]["labels"] == {"0": 2, "1": 2}
     assert found["splits"]["train"]["totals"]["tokens"] == 10
