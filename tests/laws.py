@@ -158,7 +158,8 @@ def _features(pipeline: Pipeline) -> dict[str, torch.Tensor]:
 def law_6_no_stage_changes_its_input(pipeline: Pipeline) -> None:
     """A stage's input is after the call what it was before."""
     with Loader(pipeline) as loader:
-        task = next(iter(loader._make_tasks(0, None)))
+        iter(loader)
+        task = next(loader._tasks.next)
     maker = BatchMaker(pipeline)
     samples = maker._samples(task.rows)
     for stage in pipeline.sample_stages:

@@ -126,7 +126,7 @@ def verify(folders: Sequence[str]) -> int:
     places = list(dict.fromkeys(place for folder in folders for place in shards.indexed_folders(folder)))
     problems = 0
     for place in places:
-        total = sum(files.size_of(tar) for tar in files.find(files.join(place, "*.tar")))
+        total = sum(files.size_of(tar) for tar in shards.tars_in(place))
         with bytes_bar(f"verifying {place}", total) as advance:
             found = shards.verify_folder(place, advance)
         print(

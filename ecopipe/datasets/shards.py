@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import zlib
@@ -13,7 +14,7 @@ from typing import Any
 
 from ecopipe.formats import index as index_format
 from ecopipe.formats import tar as tar_format
-from ecopipe.formats.index import IndexFile, IndexWriter, Row
+from ecopipe.formats.index import IndexFile, IndexWriter, Row, digest_rows
 from ecopipe.formats.measures import measure
 from ecopipe.storage import files
 from ecopipe.storage.publish import publish_file
@@ -33,7 +34,7 @@ def find_tars(path: str) -> list[str]:
     Raises:
         ShardError: There are none; the message names what is there instead.
     """
-    if any(mark in path for mark in "*?["):
+    if any(mark in path for mark in "*?[") and not files.exists(path):
         found = [name for name in files.find(path) if name.endswith(".tar")]
         if not found:
             raise errors.ShardError(f"{path}: no .tar file matches. Check the pattern.")
@@ -47,20 +48,27 @@ def find_tars(path: str) -> list[str]:
             raise errors.ShardError(
                 f"{path}: is compressed; its samples cannot be read at random. Decompress it first."
             )
+        if not path.endswith(".tar"):
+            raise errors.ShardError(f"{path}: is no .tar file. Name tars, or a folder of tars.")
         return [path]
-    found = files.find(files.join(path, "*.tar"))
+    found = tars_in(path)
     if found:
         return found
-    splits = sorted(files.parent(name) for name in files.find(files.join(path, "*/*.tar")))
+    splits = sorted(files.parent(name) for name in tars_in(path, below="*/"))
     if splits:
         choices = ", ".join(dict.fromkeys(splits))
         raise errors.ShardError(f"{path}: holds no tars itself, but its folders do. Choose one or more of: {choices}.")
     raise errors.ShardError(f"{path}: the folder holds no .tar files. Shard a corpus to it, or check the path.")
 
 
-def tar_bytes(path: str) -> int:
-    """Bytes of the tars that a path names."""
-    return sum(files.size_of(name) for name in find_tars(path))
+def tars_in(folder: str, below: str = "") -> list[str]:
+    """The tars that a folder holds, sorted; those of its folders with ``below="*/"``."""
+    return files.find(files.join(_literal(folder), f"{below}*.tar"))
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches it alone."""
+    return path if files.is_url(path) else glob.escape(path)
 
 
 def index_path(folder: str) -> str:
@@ -82,7 +90,11 @@ def scan_rows(path: str, progress: Progress = silent) -> tuple[int, list[Row]]:
         ShardError: The tar is damaged, or a member's header is.
     """
     rows, done = [], 0
-    with files.open_binary(path) as file:
+    try:
+        opened_tar = files.open_binary(path)
+    except OSError as error:
+        raise errors.ShardError(f"{path}: cannot be read: {error.strerror or error}. Check the file.") from error
+    with opened_tar as file:
         for entry in tar_format.scan(file, path):
             try:
                 measures = measure(entry.payloads)
@@ -100,33 +112,46 @@ def scan_rows(path: str, progress: Progress = silent) -> tuple[int, list[Row]]:
 
 
 def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) -> str:
-    """Indexes some tars of one folder. What the folder's index already says of its other tars is kept.
+    """Indexes some tars of one folder.
+
+    What the folder's index says of its other tars is kept, and so are the corpus's own columns (speaker, rating, ...)
+    of tars that hold what they held.
 
     Returns:
         The path of the index.
     """
     target = index_path(folder)
+    if files.is_url(target):
+        raise errors.OutputError(f"{target}: an index at a URL is not written. Copy the tars here to index them again.")
     names = {files.base_name(path): path for path in tars}
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(opened(target)) if files.exists(target) else None
-        kept = [] if old is None else [shard.name for shard in old.shards]
-        kept = [name for name in kept if name not in names and files.exists(files.join(folder, name))]
+        numbers = {} if old is None else {shard.name: number for number, shard in enumerate(old.shards)}
+        kept = [name for name in numbers if name not in names and files.exists(files.join(folder, name))]
         temporary = stack.enter_context(publish_file(Path(target)))
         writer = IndexWriter(temporary, extras=old.extras if old else None)
         try:
             for name in sorted([*names, *kept]):
+                number = numbers.get(name)
                 if name in names:
                     size, rows = scan_rows(names[name], progress)
-                    writer.add(name, size, rows)
-                elif old is not None:
+                    writer.add(name, size, rows if old is None or number is None else _with_extras(rows, old, number))
+                elif old is not None and number is not None:
                     writer.extensions |= old.extensions
-                    number = [shard.name for shard in old.shards].index(name)
                     writer.add_table(old.shards[number], old.read(number, 0, old.shards[number].rows))
         except BaseException:
             writer.abandon()
             raise
         writer.finish()
     return target
+
+
+def _with_extras(rows: list[Row], old: IndexFile, number: int) -> list[Row]:
+    """Rows with the corpus's own columns of the old index, if the shard holds what it held."""
+    extras = old.read(number, 0, old.shards[number].rows, ("key", *old.extras)).to_pylist()
+    known = {row.pop("key"): row for row in extras}
+    merged = [Row(row.key, row.members, {**row.measures, **known.get(row.key, {})}) for row in rows]
+    return merged if digest_rows(merged) == old.shards[number].digest else rows
 
 
 def index_tars(tars: Sequence[str], progress: Progress = silent) -> list[str]:
@@ -197,7 +222,7 @@ def indexed_folders(path: str) -> list[str]:
         raise errors.ShardError(f"{path}: is a file. Give the folder that holds the shards.")
     here = []
     for pattern in (index_format.FILE_NAME, "*.tar", f"*/{index_format.FILE_NAME}", "*/*.tar"):
-        here += [files.parent(name) for name in files.find(files.join(path, pattern))]
+        here += [files.parent(name) for name in files.find(files.join(_literal(path), pattern))]
     if not here:
         raise errors.ShardError(f"{path}: holds no shards. Give a folder that 'ecopipe shard' or 'ecopipe index' made.")
     return sorted(set(here))
@@ -209,7 +234,7 @@ def verify_folder(folder: str, progress: Progress = silent) -> Verified:
     target = index_path(folder)
     if not files.exists(target):
         raise errors.IndexFileError(f"{folder}: holds tars and no index. Run 'ecopipe index {folder}/*.tar' first.")
-    present = {files.base_name(path): path for path in files.find(files.join(folder, "*.tar"))}
+    present = {files.base_name(path): path for path in tars_in(folder)}
     with opened(target) as index:
         for number, info in enumerate(index.shards):
             path = present.pop(info.name, None)

@@ -24,11 +24,11 @@ from ecopipe.vocabulary import errors
 
 FILE_NAME = "index.parquet"
 VERSION = 1
-ROW_GROUP = 16384
+ROW_GROUP = 2048
 """Rows per row group at most, so that a block reads little more than its own rows."""
 
-RECENT_GROUPS = 4
-"""Row groups that an open index keeps: neighbouring slices lie in one."""
+RECENT_GROUPS = 32
+"""Row groups that an open index keeps, the most recently used: neighbouring slices lie in one."""
 
 _MEMBER = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
 _FIXED = [("key", pa.string()), ("shard", pa.string()), ("members", pa.list_(_MEMBER))]
@@ -36,7 +36,7 @@ _FIXED = [("key", pa.string()), ("shard", pa.string()), ("members", pa.list_(_ME
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the index knows of one shard: its file name, bytes, rows, and a digest over keys, sizes and CRCs."""
+    """What the index knows of one shard: its file name, bytes, rows, and a digest of its rows."""
 
     name: str
     size: int
@@ -59,11 +59,13 @@ def schema_for(extras: Mapping[str, str]) -> pa.Schema:
     return pa.schema([*_FIXED, *((name, pa.type_for_alias(alias)) for name, alias in columns.items())])
 
 
-def digest_rows(rows: Iterable[tuple[str, Iterable[tuple[str, int, int]]]]) -> str:
-    """Digest of (key, [(extension, size, crc32)]) rows: what a shard holds, wherever it lies in the tar."""
+def digest_rows(rows: Iterable[Row]) -> str:
+    """Digest of rows: keys, members' extensions, sizes and CRCs, and measures; not where members lie in the tar."""
     state = hashlib.blake2b(digest_size=16)
-    for key, members in rows:
-        state.update(repr((key, sorted(members))).encode())
+    for row in rows:
+        members = sorted((member.extension, member.size, member.crc32) for member in row.members)
+        measures = sorted((name, value) for name, value in row.measures.items() if value is not None)
+        state.update(repr((row.key, members, measures)).encode())
     return state.hexdigest()
 
 
@@ -97,8 +99,9 @@ class IndexWriter:
         for column in names:
             columns[column] = [row.measures.get(column) for row in rows]
         self.extensions.update(member.extension for row in rows for member in row.members)
-        digest = digest_rows((row.key, [(m.extension, m.size, m.crc32) for m in row.members]) for row in rows)
-        return self.add_table(ShardInfo(name, size, len(rows), digest), pa.table(columns, schema=self.schema))
+        return self.add_table(
+            ShardInfo(name, size, len(rows), digest_rows(rows)), pa.table(columns, schema=self.schema)
+        )
 
     def add_table(self, shard: ShardInfo, table: pa.Table) -> ShardInfo:
         """Appends one shard whose rows are a table already."""
@@ -134,7 +137,7 @@ class IndexFile:
         self.path = path
         try:
             self._parquet = pq.ParquetFile(path if file is None else file)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise errors.IndexFileError(
                 f"{path}: is no readable Parquet file ({error}). Delete it and run 'ecopipe index' on the tars."
             ) from error
@@ -197,10 +200,18 @@ class IndexFile:
 
     def _read_group(self, group: int, columns: tuple[str, ...] | None) -> pa.Table:
         wanted = None if columns is None else [name for name in columns if name in self.schema.names]
-        if (found := self._recent.get((group, columns))) is None:
+        found = self._recent.pop((group, columns), None)
+        if found is None:
+            try:
+                found = self._parquet.read_row_group(group, columns=wanted)
+            except (pa.ArrowException, OSError) as error:
+                reason = " ".join(str(error).split())
+                raise errors.IndexFileError(
+                    f"{self.path}: is damaged ({reason}). Delete it and run 'ecopipe index' on the tars."
+                ) from error
             if len(self._recent) >= RECENT_GROUPS:
                 self._recent.pop(next(iter(self._recent)))
-            found = self._recent[group, columns] = self._parquet.read_row_group(group, columns=wanted)
+        self._recent[group, columns] = found  # the last is the most recent
         return found
 
     def close(self) -> None:

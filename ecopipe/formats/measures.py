@@ -81,6 +81,8 @@ def _label(data: bytes, kind: str) -> Measures:
     if not digits.removeprefix(b"-").isdigit():
         shown = digits[:20].decode("ascii", "backslashreplace")
         raise ValueError(f"a class number in ASCII digits wanted, got {shown!r}")
+    if len(digits) > 18:
+        raise ValueError(f"a class number of at most 18 digits wanted, got {len(digits)} characters")
     return {"label": int(digits)}
 
 

@@ -82,8 +82,11 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
                 if not info.isreg() or info.issparse():
                     continue
                 key, extension = split_name(info.name)
-                if not extension or (key.rpartition("/")[2].startswith("__") and key.endswith("__")):
+                stem = key.rpartition("/")[2]
+                if not stem or not extension or (stem.startswith("__") and stem.endswith("__")):
                     continue
+                if not _is_utf8(info.name):
+                    raise ShardError(f"{path}: the name of member {info.name!r} is no UTF-8. Write the tar again.")
                 if info.offset_data + info.size > size:
                     raise ShardError(f"{path}: ends inside member {info.name!r}: the tar is truncated. Fetch it again.")
                 if entry is not None and entry.key != key:
@@ -103,7 +106,7 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
                 entry.payloads[extension] = payload
                 entry.members.append(Member(extension, info.offset_data, info.size, zlib.crc32(payload)))
             end = tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise ShardError(f"{path}: is not a whole tar ({error}). Fetch it again.") from error
     file.seek(end)
     rest = file.read(2 * BLOCK)
@@ -113,6 +116,14 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
         raise ShardError(f"{path}: has no end-of-archive mark at byte {end:,}: it is truncated. Fetch it again.")
     if entry is not None:
         yield entry
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()  # the parser stands surrogates for bytes that are no UTF-8
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def header_size(block: bytes) -> int | None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecopipe.storage.publish import publish_file
+from ecopipe.vocabulary.errors import OutputError
 from ecopipe.vocabulary.sample import Batch
 
 SCHEMA = pa.schema(
@@ -24,16 +25,23 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 65536
+MARK = "ecopipe.complete"
 
 
 class Ledger:
     """Writes a ledger as Parquet; the file appears when the ``with`` block ends, however it ends.
 
+    What was delivered before an error was delivered: the footer's ``ecopipe.complete`` says ``true`` or ``false``.
+
     Columns: ``epoch``; ``batch`` (number in the epoch's global sequence); ``rank``; ``position`` (in the batch);
     ``key``; ``shard``; ``repeat`` (delivered again only so that every rank makes the same number of steps).
+
+    Raises:
+        OutputError: There is a file that is no ledger, or the place cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
+        _check_replaceable(Path(path))
         self._publish = publish_file(Path(path))
         self._rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
@@ -45,8 +53,9 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._flush()
+        self._writer.add_key_value_metadata({MARK: "true" if kind is None else "false"})
         self._writer.close()
-        self._publish.__exit__(None, None, None)  # what was delivered before an error was delivered
+        self._publish.__exit__(None, None, None)
 
     def add(self, batch: Batch) -> None:
         """Enters the samples of a batch."""
@@ -71,3 +80,15 @@ class Ledger:
         if self._rows["key"]:
             self._writer.write_table(pa.table(self._rows, schema=SCHEMA))
             self._rows = {name: [] for name in SCHEMA.names}
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses to replace anything but an earlier ledger."""
+    if not path.exists():
+        return
+    try:
+        found = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        found = {}
+    if MARK.encode() not in found:
+        raise OutputError(f"{path}: is there and is no ledger, and is not replaced. Choose another name.")

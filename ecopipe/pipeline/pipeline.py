@@ -77,7 +77,8 @@ class Pipeline:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of epoch 0 under seed 0, made in this process."""
-        return iter(self.loader())
+        with self.loader() as loader:
+            yield from loader
 
     def __repr__(self) -> str:
         lines = [repr(self.source), *(repr(stage) for stage in self.stages)]
@@ -148,6 +149,11 @@ class Pipeline:
         for kind, title in ((BatchingStage, "Bucket or Batch"), (CollateStage, "Collate")):
             if not any(isinstance(stage, kind) for stage in self.stages):
                 raise ConfigError(f"Pipeline: has no {title}. The order is: {_ORDER}.")
+        if getattr(self.batching, "drop_last", False) and any(isinstance(stage, Where) for stage in self.stages):
+            raise ConfigError(
+                f"Pipeline: {self.batching.label} drops short batches, and after Where every block ends with one: "
+                "samples would be lost all along. Leave drop_last out."
+            )
         takes = [at for at, stage in enumerate(self.stages) if isinstance(stage, Take)]
         wheres = [at for at, stage in enumerate(self.stages) if isinstance(stage, Where)]
         if takes and wheres and max(takes) > min(wheres):
@@ -159,17 +165,18 @@ class Pipeline:
         for stage in self.device_stages:
             have = self._pass(stage, have, "the batch")
 
-    def check_fields(self, fields: set[str]) -> None:
+    def check_fields(self, columns: set[str], fields: set[str]) -> None:
         """Refuses a stage that needs a field which neither the shards nor an earlier stage give.
 
         Args:
-            fields: Members' extensions and filled columns of the index.
+            columns: Filled columns of the index: what plan stages see.
+            fields: These and members' extensions: what sample stages see.
 
         Raises:
             ConfigError: Names the stage, the field, and what is there.
         """
         for plan_stage in [*self.plan_stages, self.batching]:
-            self._pass(plan_stage, fields, "the index")
+            self._pass(plan_stage, columns, "the index")
         have = fields
         for stage in [*self.sample_stages, self.collate]:
             have = self._pass(stage, have, "the sample")
@@ -219,6 +226,14 @@ class Plan:
         multiple = self._pipeline.batching.multiple
         rows = max(source.block_rows - source.block_rows % multiple, multiple)
         return deal_lanes(slices, source.lanes, rows)
+
+    def count(self) -> int | None:
+        """Batches of the epoch where row counts alone tell; None where it has to be planned."""
+        if any(isinstance(stage, Where) for stage, _ in self._stages):
+            return None
+        batching = self._batching[0]
+        counts = [batching.count(rows) for lane in self.lanes() for rows in lane.block_sizes()]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     def cut(self, block: pa.Table, lane: int, number: int) -> list[Rows]:
         """The batches of one block, as positions into it."""

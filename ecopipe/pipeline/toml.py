@@ -151,7 +151,8 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     for name, value in table.items():
         if not _fits(_frozen(value), hints[name]):
-            raise ConfigError(f"{where}: {name} = {value!r} has the wrong type. It takes {known[name].type}.")
+            hint = f" Write it in quotes: '\"{value}\"'." if _fits(str(value), hints[name]) else ""
+            raise ConfigError(f"{where}: {name} = {value!r} has the wrong type. It takes {known[name].type}.{hint}")
     try:
         return kind(**{name: _frozen(value) for name, value in table.items()})
     except ConfigError as error:

@@ -67,6 +67,10 @@ class Lane:
         """Blocks in the lane."""
         return -(-self.rows // self._block_rows)
 
+    def block_sizes(self) -> list[int]:
+        """Rows in each block."""
+        return [min(self._block_rows, self.rows - start) for start in range(0, self.rows, self._block_rows)]
+
     def block(self, number: int) -> list[Slice]:
         """The slices, or parts of slices, that make a block."""
         low, high = number * self._block_rows, min((number + 1) * self._block_rows, self.rows)

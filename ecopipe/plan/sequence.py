@@ -65,7 +65,7 @@ class _Reader:
         """The place of the next batch at or after (block, batch); None at the lane's end."""
         while block < self._lane.blocks:
             if self._loaded != block:
-                self._block = self._read(self._lane.block(block))
+                self._block = self._read(self._lane.block(block)).combine_chunks()  # batches are taken from one chunk
                 self._batches = self._recipe.cut(self._block, self._number, block)
                 self._loaded = block
             if batch < len(self._batches):

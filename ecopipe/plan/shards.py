@@ -1,4 +1,4 @@
-"""Shards opened for planning: their index rows, by slice. Nothing of their payload is read."""
+"""Shards opened for planning: their index rows, by slice. Their payload is read only to index what has no index."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ class Shards:
         return state.hexdigest()
 
     @cached_property
+    def columns(self) -> set[str]:
+        """Columns of the index that hold at least one value, less ``members``."""
+        return {name for index in self._indexes for name in index.filled()} - {"members"}
+
+    @cached_property
     def fields(self) -> set[str]:
         """What a sample holds: extensions of members and filled columns of the index."""
-        found: set[str] = set()
-        for index in self._indexes:
-            found |= (index.filled() - {"members"}) | index.extensions
-        return found
+        return self.columns.union(*(index.extensions for index in self._indexes))
 
     def read(self, slices: Sequence[Slice], columns: tuple[str, ...] | None = None) -> pa.Table:
         """The index rows of some slices, in their order, with a column ``path`` that says where the shard lies.
@@ -107,7 +109,7 @@ def open_shards(paths: Sequence[str], progress: Progress = silent) -> Shards:
             shards += [
                 Shard(tar, index.shards[listed[name]], numbers[folder], listed[name]) for name, tar in present.items()
             ]
-    if len({shard.path for shard in shards}) != len(shards):
+    if len({files.resolved(shard.path) for shard in shards}) != len(shards):
         raise errors.ConfigError(f"source: some shard is named twice by {list(paths)}. Name each folder once.")
     if not any(shard.info.rows for shard in shards):
         raise errors.ShardError(f"{', '.join(paths)}: the shards hold no samples.")

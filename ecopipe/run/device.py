@@ -28,7 +28,19 @@ def resolve(device: str | torch.device) -> torch.device:
         raise ConfigError(
             f"loader: device {str(device)!r} is wanted and there is no CUDA device here. Use device='cpu'."
         )
+    try:
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"loader: device {str(device)!r} cannot be used here ({reason}). Use device='cpu'."
+        ) from error
     return found
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether torch says that a worker of its DataLoader died or is late; it may say so anywhere in the main thread."""
+    return isinstance(error, RuntimeError) and "DataLoader" in str(error) and not isinstance(error, EcopipeError)
 
 
 def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batch:
@@ -39,9 +51,11 @@ def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batc
         try:
             with torch.no_grad():
                 made = stage.apply(batch, Chance(seed, epoch, stage.label))
-        except EcopipeError:
+        except (EcopipeError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if is_worker_death(error):
+                raise
             keys = batch.sample_keys
             shard = place.shards[0] if place and place.shards else ""
             reason = f"batch {number} of epoch {epoch}: {type(error).__name__}: {error}"

@@ -40,10 +40,20 @@ def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         else:
-            rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+            rank, world_size = _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
     if not 0 <= rank < world_size:
         raise ConfigError(f"loader: rank {rank} is not one of 0 to {world_size - 1} (world_size {world_size}).")
     return rank, world_size
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(
+            f"loader: the environment says {name}={text!r}, which is no number. Unset or mend it."
+        ) from None
 
 
 def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail) -> Iterator[Dealt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.storage.files import RangeReader
-from ecopipe.vocabulary.errors import EcopipeError, SampleError
+from ecopipe.vocabulary.errors import EcopipeError, SampleError, ShardError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Place, Sample
 
@@ -44,7 +45,8 @@ def make_task(rows: pa.Table, place: Place, seed: int, reads: set[str] | None) -
 class BatchMaker(Dataset[Any]):
     """Makes the batch of a task. A map-style dataset, indexed by tasks, for torch's DataLoader."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, *, check_crc: bool = True) -> None:
+        self._check_crc = check_crc
         self._stages = pipeline.sample_stages
         self._collate = pipeline.collate
         self._reads = pipeline.reads()
@@ -75,9 +77,15 @@ class BatchMaker(Dataset[Any]):
         reads = self._reads
         members = [member for member in row["members"] if reads is None or member["extension"] in reads]
         payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])
+        if self._check_crc:
+            _check_members(row, members, payloads)
         fields = {name: value for name, value in row.items() if name not in ROW_COLUMNS and value is not None}
         fields.update((member["extension"], data) for member, data in zip(members, payloads, strict=True))
         return Sample(row["key"], fields, shard=row["shard"])
+
+    def close(self) -> None:
+        """Closes the files that this process opened."""
+        self._reader.close()
 
     def _apply(self, sample: Sample, chances: Sequence[Chance]) -> Sample:
         for stage, chance in zip(self._stages, chances, strict=True):
@@ -101,3 +109,12 @@ class BatchMaker(Dataset[Any]):
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         key = samples[0].key if len(samples) == 1 else f"{samples[0].key} and {len(samples) - 1} more"
         return SampleError(stage, key, samples[0].shard, reason, traceback.format_exc())
+
+
+def _check_members(row: dict[str, Any], members: Sequence[dict[str, Any]], payloads: Sequence[bytes]) -> None:
+    for member, payload in zip(members, payloads, strict=True):
+        if zlib.crc32(payload) != member["crc32"]:
+            raise ShardError(
+                f"{row['path']}: sample {row['key']!r} member {member['extension']!r} is not what was indexed "
+                "(its CRC-32 differs): the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
+            )

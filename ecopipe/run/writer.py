@@ -15,7 +15,7 @@ from ecopipe.formats.index import IndexWriter, Row
 from ecopipe.formats.measures import measure
 from ecopipe.formats.tar import TarWriter, sample_size
 from ecopipe.storage.publish import publish_file, publish_folder
-from ecopipe.vocabulary.errors import ConfigError, CorpusError, OutputError, nearest
+from ecopipe.vocabulary.errors import ConfigError, CorpusError, IndexFileError, OutputError, nearest
 
 MAX_BYTES = 256 * 2**20
 """Bytes of a shard, by default: large enough for sequential reading, small enough to move and to shuffle."""
@@ -69,6 +69,7 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._tar: TarWriter | None = None
         self._rows: list[Row] = []
+        self._keys: set[str] = set()
         self._labels: Counter[int] = Counter()
         self.summary = SplitSummary()
 
@@ -76,8 +77,12 @@ class ShardWriter:
         """Appends a sample and returns its bytes in the tar.
 
         Raises:
-            CorpusError: A member's header is damaged.
+            CorpusError: A member's header is damaged; the key holds a dot, or is another sample's in the shard.
         """
+        if "." in sample.key.rpartition("/")[2] or sample.key in self._keys:
+            raise CorpusError(
+                f"sample {sample.key!r}: the key holds a dot, or another sample has it. Rename the sample."
+            )
         try:
             measures = measure(sample.members)
         except ValueError as error:
@@ -89,6 +94,7 @@ class ShardWriter:
         tar = self._tar or self._open_shard()
         before = tar.position
         members = tar.add(sample.key, sample.members)
+        self._keys.add(sample.key)
         self._rows.append(Row(sample.key, members, {**measures, **sample.extras}))
         self._count(measures)
         return tar.position - before
@@ -117,7 +123,7 @@ class ShardWriter:
         self._index.add(self._name(), self._tar.position, self._rows)
         self.summary.shards += 1
         self.summary.bytes += self._tar.position
-        self._file, self._tar, self._rows = None, None, []
+        self._file, self._tar, self._rows, self._keys = None, None, [], set()
 
     def finish(self) -> SplitSummary:
         """Closes the last shard and the index."""
@@ -130,6 +136,7 @@ class ShardWriter:
         """Closes the files of an unfinished run; their folder is to be thrown away."""
         if self._file is not None:
             self._file.close()
+            self._file = None
         self._index.abandon()
 
 
@@ -161,9 +168,13 @@ def write_corpus(
 
     Raises:
         OutputError: A split is there already, or the place cannot be written.
-        CorpusError: A sample is damaged. Splits that are finished stay; the unfinished one leaves nothing.
+        CorpusError: A sample is damaged, or its key cannot be that of a WebDataset. Splits that are finished stay; the
+            unfinished one leaves nothing.
     """
     out = Path(out)
+    known = read_description(out)
+    if known.get("name", corpus.name) != corpus.name:
+        raise OutputError(f"{out}: holds the shards of {known['name']}. Choose another place for {corpus.name}.")
     chosen = list(splits) if splits else list(corpus.splits())
     for split in chosen:
         if split not in corpus.splits():
@@ -201,15 +212,25 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{folder}: already exists. Replace it with --overwrite, or choose another place.")
     if not folder.is_dir():
         raise OutputError(f"{folder}: is a file. Move it away, or choose another place.")
-    foreign = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_dir() or not (path.name == index_format.FILE_NAME or path.suffix == ".tar")
-    )
+    foreign = sorted({path.name for path in folder.iterdir()} - _made_by_ecopipe(folder))
     if foreign:
         raise OutputError(
             f"{folder}: holds {foreign[0]!r}, which ecopipe did not make, and is not replaced. Move it away."
         )
+
+
+def _made_by_ecopipe(folder: Path) -> set[str]:
+    """The names in a folder that an index of ours accounts for: its shards, and itself."""
+    path = folder / index_format.FILE_NAME
+    if not path.is_file():
+        return set()
+    try:
+        index = index_format.IndexFile(str(path))
+    except IndexFileError:
+        return set()
+    names = {shard.name for shard in index.shards}
+    index.close()
+    return {path.name, *names}
 
 
 def read_description(out: Path) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecopipe.plan.blocks import Slice, first_rows
 from ecopipe.stages.stage import BatchingStage, PlanStage, Rows
@@ -41,16 +43,17 @@ class Where(PlanStage):
         return (self.measure,)
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
-        column = block[self.measure].combine_chunks()
-        keep: npt.NDArray[np.bool_] = np.asarray(column.is_valid())
-        values = column.to_numpy(zero_copy_only=False)
-        with np.errstate(invalid="ignore"):  # a missing number is NaN here, and left out below
+        column = block[self.measure]
+        keep = np.asarray(column.is_valid())
+        try:
             if self.at_least is not None:
-                keep &= values >= self.at_least
+                keep &= np.asarray(pc.fill_null(pc.greater_equal(column, self.at_least), False))
             if self.at_most is not None:
-                keep &= values <= self.at_most
-        if self.one_of is not None:
-            keep &= np.isin(values, np.array(self.one_of))
+                keep &= np.asarray(pc.fill_null(pc.less_equal(column, self.at_most), False))
+            if self.one_of is not None:
+                keep &= np.asarray(pc.is_in(column, value_set=pa.array(self.one_of, type=column.type)))
+        except (pa.ArrowException, TypeError) as error:
+            raise self.refuse(f"{self.measure} holds {column.type}, which cannot be compared so ({error}).") from error
         kept: Rows = rows[keep[rows]]
         return kept
 
@@ -86,11 +89,14 @@ class Shuffle(PlanStage):
 
 @dataclass(frozen=True)
 class Batch(BatchingStage):
-    """Batches of a fixed number of samples; the last one of an epoch may be smaller.
+    """Batches of a fixed number of samples.
+
+    Blocks hold a multiple of ``size`` rows, so that only the last batch of a lane is smaller; after a ``Where``, the
+    last one of each block is.
 
     Args:
         size: Samples per batch.
-        drop_last: Leaves out batches that are smaller.
+        drop_last: Leaves out the smaller batch at a lane's end; not after a ``Where``.
     """
 
     size: int
@@ -103,6 +109,9 @@ class Batch(BatchingStage):
     @property
     def multiple(self) -> int:
         return self.size
+
+    def count(self, rows: int) -> int | None:
+        return rows // self.size if self.drop_last else -(-rows // self.size)
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
         batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
@@ -136,14 +145,14 @@ class Bucket(BatchingStage):
     def __post_init__(self) -> None:
         if self.max_padded is None and self.max_count is None:
             raise self.refuse("has no limit. Give max_padded (in units of the measure), max_count, or both.")
-        if self.max_padded is not None and self.max_padded <= 0:
-            raise self.refuse(f"max_padded must be positive, got {self.max_padded}.")
+        if self.max_padded is not None and not 0 < self.max_padded < math.inf:
+            raise self.refuse(f"max_padded must be positive and finite, got {self.max_padded}.")
         if self.max_count is not None and self.max_count < 1:
             raise self.refuse(f"max_count must be at least 1, got {self.max_count}.")
         if self.max_padding is not None and not 0 <= self.max_padding <= 1:
             raise self.refuse(f"max_padding must lie in [0, 1], got {self.max_padding}.")
-        if self.spread < 1:
-            raise self.refuse(f"spread must be at least 1, got {self.spread}.")
+        if not 1 <= self.spread < math.inf:
+            raise self.refuse(f"spread must be finite and at least 1, got {self.spread}.")
 
     def needs(self) -> tuple[str, ...]:
         return (self.measure,)
@@ -161,6 +170,8 @@ class Bucket(BatchingStage):
 
     def _lengths(self, block: pa.Table, rows: Rows) -> npt.NDArray[np.float64]:
         column = block[self.measure].combine_chunks().take(pa.array(rows))
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise self.refuse(f"{self.measure} holds {column.type}, which is no length. Name a column of numbers.")
         if column.null_count:
             at = int(rows[int(np.argmax(np.asarray(column.is_null())))])
             raise self._sample_error(block, at, f"has no {self.measure}. Leave it out with Where, or index again")

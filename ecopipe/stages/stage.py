@@ -115,6 +115,10 @@ class BatchingStage(Stage, abc.ABC):
         """Blocks hold a multiple of so many rows, so that fixed-size batches leave no remainder at a block's end."""
         return 1
 
+    def count(self, rows: int) -> int | None:
+        """Batches that a block of so many rows gives; None if it depends on more than their number."""
+        return None
+
     @abc.abstractmethod
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
         """The batches of a block, each as positions into ``block``, in the order of delivery."""

@@ -43,6 +43,14 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if folder not in ("", ".") else name
 
 
+def resolved(path: str) -> str:
+    """One spelling for a path: absolute, links followed; a URL as fsspec spells it."""
+    if not is_url(path):
+        return os.path.realpath(path)
+    filesystem, name = _remote(path)
+    return str(filesystem.unstrip_protocol(name))
+
+
 def exists(path: str) -> bool:
     """Whether there is a file or folder."""
     if not is_url(path):
@@ -151,9 +159,12 @@ class RangeReader:
 
     def close(self) -> None:
         """Closes the files that this process opened."""
-        if self._process == os.getpid():
+        if self._process == os.getpid():  # a forked child leaves its parent's files alone
             while self._open:
                 os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fresh_reader, (self._max_open,)

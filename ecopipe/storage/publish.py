@@ -1,13 +1,15 @@
 """Writing so that a name holds the finished thing or nothing.
 
-What is being written lies beside its final place under a name that begins with ``.ecopipe-`` and is renamed when it is
-whole and on disk. An interruption leaves at most such a leftover, which the next run of the same kind removes.
+What is being written lies beside its final place as ``.ecopipe-RANDOM-NAME``, locked (``flock``) by the process that
+writes it, and is renamed when it is whole and on disk. A lock ends with its process: what a killed run left is free,
+and is removed by the next run that writes the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -17,13 +19,13 @@ from pathlib import Path
 from ecopipe.vocabulary.errors import OutputError
 
 PREFIX = ".ecopipe-"
+_RANDOM = 8  # characters that tempfile puts between prefix and suffix
+_OLD = ".old"
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
     if error.errno == errno.ENOSPC:
-        return OutputError(
-            f"{path}: no space left on the device. Free some, or write somewhere else; nothing was left."
-        )
+        return OutputError(f"{path}: no space left on the device. Free some, or write somewhere else.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: cannot be written: {error.strerror}. Choose a folder that you may write to.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
@@ -31,7 +33,7 @@ def _explain(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}.")
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Makes a rename inside ``folder`` last."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -40,33 +42,60 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of a file or folder; None if another process holds it, or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
+    """A locked temporary file or folder beside ``path``; removed at the end if it is still there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        lock = None
+        while lock is None:  # a sweep may take a new one before it is locked
+            if folder:
+                temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix="-" + path.name, dir=path.parent))
+            else:
+                handle, name = tempfile.mkstemp(prefix=PREFIX, suffix="-" + path.name, dir=path.parent)
+                os.close(handle)
+                temporary = Path(name)
+            lock = _lock(temporary)
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        yield temporary
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        _remove(temporary)
+        os.close(lock)
+
+
 @contextlib.contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well, and is removed otherwise.
 
     Raises:
-        OutputError: The place cannot be written; the disk is full.
+        OutputError: The place cannot be written; the disk is full. Every OSError of the block is taken for one.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix="-" + path.name, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise _explain(error, path) from error
-    temporary = Path(name)
-    try:
+    with _temporary(path, folder=False) as temporary:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _explain(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -78,54 +107,58 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: Put it in the place of an existing folder, which is removed once the new one stands.
 
     Raises:
-        OutputError: The place is taken or cannot be written; the disk is full.
+        OutputError: The place is taken or cannot be written; the disk is full. Every OSError of the block is taken for
+            one.
     """
     if path.exists() and not replace:
         raise OutputError(f"{path}: already exists. Choose another place, or replace it with --overwrite.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{path.name}-{os.getpid()}-", dir=path.parent))
-    except OSError as error:
-        raise _explain(error, path) from error
-    try:
+    with _temporary(path, folder=True) as temporary:
         yield temporary
-        os.chmod(temporary, 0o755)
-        old = None
+        os.chmod(temporary, 0o777 & ~_umask())
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
+        if path.exists() and not replace:
+            raise OutputError(f"{path}: appeared while it was being written; another run made it. It was not changed.")
+        old = temporary.with_name(temporary.name + _OLD)
         if path.exists():
-            if not replace:
-                raise OutputError(
-                    f"{path}: appeared while it was being written; another run made it. Nothing was changed."
-                )
-            old = temporary.with_name(temporary.name + "-old")
             os.rename(path, old)
-        os.rename(temporary, path)
-        sync_folder(path.parent)
-        if old is not None:
-            shutil.rmtree(old)
-    except OSError as error:
-        raise _explain(error, path) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        _sync_folder(path.parent)
+        _remove(old)
 
 
 def sweep(path: Path) -> None:
-    """Removes what interrupted runs that were writing ``path`` left beside it, if those runs are no more."""
-    for left in path.parent.glob(f"{PREFIX}{path.name}-*"):
-        owner = left.name[len(PREFIX) + len(path.name) + 1 :].split("-", 1)[0]
-        if not owner.isdigit() or _alive(int(owner)):
+    """Removes what interrupted runs that were writing ``path`` left beside it; what a living run writes is locked."""
+    for left in list(path.parent.iterdir()):
+        if not left.name.startswith(PREFIX):
             continue
-        if left.name.endswith("-old") and not path.exists():  # died between the two renames: the old one still counts
+        rest = left.name[len(PREFIX) + _RANDOM :]
+        if rest not in (f"-{path.name}", f"-{path.name}{_OLD}"):
+            continue
+        if (lock := _lock(left)) is None:
+            continue
+        if rest.endswith(_OLD) and not path.exists():  # ended between the two renames: the old one still counts
             os.rename(left, path)
-            continue
-        shutil.rmtree(left, ignore_errors=True)
+        else:
+            _remove(left)
+        os.close(lock)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -7,6 +7,7 @@
     ├── MissingDependency    an optional package is needed here and is not installed
     ├── OutputError          a place to write that is taken, or cannot be written
     ├── StateError           a saved state that does not belong to this loader
+    ├── WorkerError          a worker process that died, or did not answer in time
     └── DataError            the data is not what it should be
         ├── CorpusError      a raw corpus: missing, empty or damaged
         ├── ShardError       a tar shard: missing, truncated, damaged or changed
@@ -40,6 +41,10 @@ class OutputError(EcopipeError):
 
 class StateError(EcopipeError):
     """A saved state that does not belong to this loader."""
+
+
+class WorkerError(EcopipeError):
+    """A worker process that died, or did not answer in time."""
 
 
 class DataError(EcopipeError):

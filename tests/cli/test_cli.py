@@ -197,6 +197,11 @@ def test_damaged_corpora_are_refused_with_the_file_named(tmp_path: Path, corpora
 def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None:
     pipeline = ROOT / "pipelines" / "imdb.toml"
     fails("index", tmp_path / "nowhere", message="there is no such file or folder")
+    (tmp_path / "x.dat").write_bytes(b"")
+    (tmp_path / "d.tar").mkdir()
+    fails("index", tmp_path / "x.dat", message=r"x\.dat: is no \.tar file")
+    fails("index", tmp_path / "d.tar", message=r"d\.tar: the folder holds no \.tar files")
+    (tmp_path / "d.tar").rmdir()
     fails("verify", tmp_path, message="holds no shards")
     fails("stream", tmp_path / "x.toml", message=r"x\.toml: there is no such file")
     fails("stream", pipeline, "--set", f"source.path={tmp_path}", message=r"the folder holds no \.tar files")
@@ -209,6 +214,26 @@ def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None
     fails("stream", pipeline, "--set", good, "--device", "gpu", message="unknown device 'gpu'")
     fails("stream", pipeline, "--set", good, "--rank", "1", message="Give both, or neither")
     fails("stream", pipeline, "--set", good, "--ledger", "/dev/null/x", message="cannot be written|file stands")
+    (tmp_path / "notes.txt").write_text("mine")
+    fails(
+        "stream",
+        pipeline,
+        "--set",
+        good,
+        "--ledger",
+        tmp_path / "notes.txt",
+        message="is no ledger, and is not replaced",
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    fails("stream", pipeline, "--set", "source.path=2024", message="It takes .* Write it in quotes: '\"2024\"'")
+    fails("stream", pipeline, "--set", good, "--set", "Bucket.max_padded=nan", message="must be positive and finite")
+    fails(
+        "stream", pipeline, "--set", good, "--set", "Bucket.measure=txt", message="Bucket needs 'txt', which the index"
+    )
+    fails(
+        "stream", pipeline, "--set", good, "--set", "Bucket.measure=key", message="key holds string, which is no length"
+    )
+    fails("stream", pipeline, "--set", good, "--workers", "-1", message="workers must be at least 0, got -1")
     wrong = f"source.path={shards / 'cifar10' / 'train'}"
     fails("stream", pipeline, "--set", wrong, message="Bucket needs 'tokens', which the index does not hold there")
 
@@ -231,6 +256,8 @@ def test_a_flac_that_does_not_decode_is_named(tmp_path: Path, shards: Path, work
         "--workers",
         workers,
     )
+    fails(*arguments, message=f"{index[7]['shard']}: sample '{index[7]['key']}' member 'flac' is not what was indexed")
+    run("index", tar)
     fails(*arguments, message=f"DecodeAudio: sample '{index[7]['key']}' in {index[7]['shard']}: damaged flac")
     shown = run(*arguments, "--traceback", code=2).stderr
     assert "Traceback" in shown

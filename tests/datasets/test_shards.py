@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+import fsspec
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from ecopipe.datasets import shards
+from ecopipe.datasets import shards as shard_files
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.shards import open_shards
-from ecopipe.vocabulary.errors import ConfigError, IndexFileError, ShardError
+from ecopipe.vocabulary.errors import ConfigError, IndexFileError, OutputError, ShardError
 
 
 @pytest.fixture
@@ -50,6 +53,37 @@ def test_tars_without_an_index_are_indexed_the_first_time_they_are_seen(foreign:
     assert (foreign / "index.parquet").stat().st_mtime_ns == before
 
 
+def test_indexing_a_corpus_again_keeps_its_own_columns(shards: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(shards / "imdb" / "train", tmp_path / "train")
+    before = pq.read_table(copy / "index.parquet")
+    shard_files.index_tars(shard_files.find_tars(str(copy)))
+    assert pq.read_table(copy / "index.parquet").equals(before)
+    assert before["rating"].null_count == 0
+
+
+def test_a_folder_with_signs_of_patterns_in_its_name(foreign: Path) -> None:
+    assert keys(foreign.rename(foreign.parent / "d[1] *x?")) == ALL
+
+
+def test_a_folder_named_twice_in_two_spellings_is_noticed(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(foreign.parent)
+    with pytest.raises(ConfigError, match="some shard is named twice"):
+        keys(foreign, "foreign")
+    (foreign.parent / "link").symlink_to(foreign)
+    with pytest.raises(ConfigError, match="some shard is named twice"):
+        keys(foreign, "link")
+
+
+def test_an_index_at_a_url_is_read_and_not_written(foreign: Path) -> None:
+    assert keys(foreign) == ALL
+    memory = fsspec.filesystem("memory")
+    for path in foreign.iterdir():
+        memory.pipe(f"/urls/{path.name}", path.read_bytes())
+    assert keys("memory://urls") == ALL
+    with pytest.raises(OutputError, match="an index at a URL is not written"):
+        shard_files.index_tars(["memory://urls/part-000.tar"])
+
+
 def test_a_pattern_or_a_single_tar_names_some_of_them(foreign: Path) -> None:
     assert keys(foreign / "part-00[01].tar") == ALL[:8]
     assert keys(foreign / "part-002.tar") == ALL[8:]
@@ -59,10 +93,10 @@ def test_a_pattern_or_a_single_tar_names_some_of_them(foreign: Path) -> None:
 
 
 def test_indexing_some_tars_keeps_what_is_known_of_the_others(foreign: Path) -> None:
-    shards.index_tars([str(foreign / "part-000.tar")])
-    assert shards.not_indexed([str(foreign)]) == [str(foreign / "part-001.tar"), str(foreign / "part-002.tar")]
+    shard_files.index_tars([str(foreign / "part-000.tar")])
+    assert shard_files.not_indexed([str(foreign)]) == [str(foreign / "part-001.tar"), str(foreign / "part-002.tar")]
     assert keys(foreign) == ALL
-    assert shards.not_indexed([str(foreign)]) == []
+    assert shard_files.not_indexed([str(foreign)]) == []
 
 
 def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(
@@ -126,15 +160,15 @@ def test_a_truncated_tar_is_not_indexed_and_leaves_no_index(foreign: Path) -> No
     tar = foreign / "part-001.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
     with pytest.raises(ShardError, match=r"part-001\.tar"):
-        shards.index_tars(shards.find_tars(str(foreign)))
+        shard_files.index_tars(shard_files.find_tars(str(foreign)))
     assert sorted(os.listdir(foreign)) == ["part-000.tar", "part-001.tar", "part-002.tar"]
 
 
 def test_verify_lists_exactly_the_damaged_members(foreign: Path) -> None:
-    shards.index_tars(shards.find_tars(str(foreign)))
-    good = shards.verify_folder(str(foreign))
+    shard_files.index_tars(shard_files.find_tars(str(foreign)))
+    good = shard_files.verify_folder(str(foreign))
     assert (good.shards, good.samples, good.members, good.problems) == (3, 10, 20, [])
-    with shards.opened(str(foreign / "index.parquet")) as index:
+    with shard_files.opened(str(foreign / "index.parquet")) as index:
         member = next(m for m in index.read(1, 2, 3)["members"][0].as_py() if m["extension"] == "txt")
     tar = foreign / "part-001.tar"
     data = bytearray(tar.read_bytes())
@@ -142,7 +176,7 @@ def test_verify_lists_exactly_the_damaged_members(foreign: Path) -> None:
     tar.write_bytes(data)
     (foreign / "part-002.tar").unlink()
     (foreign / "part-777.tar").write_bytes(data)
-    problems = shards.verify_folder(str(foreign)).problems
+    problems = shard_files.verify_folder(str(foreign)).problems
     assert [(os.path.basename(problem.shard), problem.key, problem.extension) for problem in problems] == [
         ("part-001.tar", "sample0006", "txt"),
         ("part-002.tar", "", ""),
@@ -154,12 +188,12 @@ def test_verify_lists_exactly_the_damaged_members(foreign: Path) -> None:
 
 def test_verify_names_what_is_not_there(tmp_path: Path, foreign: Path) -> None:
     with pytest.raises(IndexFileError, match="holds tars and no index. Run 'ecopipe index"):
-        shards.verify_folder(str(foreign))
-    assert shards.indexed_folders(str(tmp_path)) == [str(foreign)]
+        shard_files.verify_folder(str(foreign))
+    assert shard_files.indexed_folders(str(tmp_path)) == [str(foreign)]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ShardError, match="holds no shards"):
-        shards.indexed_folders(str(tmp_path / "empty"))
+        shard_files.indexed_folders(str(tmp_path / "empty"))
     with pytest.raises(ShardError, match="there is no such folder"):
-        shards.indexed_folders(str(tmp_path / "nowhere"))
+        shard_files.indexed_folders(str(tmp_path / "nowhere"))
     with pytest.raises(ShardError, match="is a file"):
-        shards.indexed_folders(str(foreign / "part-000.tar"))
+        shard_files.indexed_folders(str(foreign / "part-000.tar"))

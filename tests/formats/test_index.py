@@ -59,6 +59,26 @@ def test_the_digest_is_of_what_the_shard_holds(tmp_path: Path) -> None:
         index.close()
 
 
+def test_the_digest_is_of_the_measures_too(tmp_path: Path) -> None:
+    digests = set()
+    for label in (1, 2, 2):
+        writer = IndexWriter(tmp_path / "i.parquet")
+        digests.add(writer.add("0.tar", 1, [Row("a", [Member("txt", 0, 1, 2)], {"label": label})]).digest)
+        writer.finish()
+    assert len(digests) == 2
+
+
+def test_a_damaged_index_is_one_clear_error(tmp_path: Path) -> None:
+    write(tmp_path / "i.parquet", [300]).close()
+    data = bytearray((tmp_path / "i.parquet").read_bytes())
+    data[4:600] = bytes(596)
+    (tmp_path / "i.parquet").write_bytes(data)
+    index = IndexFile(str(tmp_path / "i.parquet"))
+    with pytest.raises(IndexFileError, match=r"i\.parquet: is damaged \(.*Delete it and run 'ecopipe index'"):
+        index.read(0, 0, 300)
+    index.close()
+
+
 def test_a_measure_without_a_column_is_refused(tmp_path: Path) -> None:
     writer = IndexWriter(tmp_path / "i.parquet")
     with pytest.raises(IndexFileError, match=r"0\.tar: sample '0-0' has measures \['speaker'\] that no column holds"):

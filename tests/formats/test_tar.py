@@ -131,6 +131,15 @@ def test_a_damaged_header_in_the_middle_is_refused_not_taken_for_the_end() -> No
         read(bytes(data))
 
 
+def test_a_name_that_is_no_utf8_is_refused() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        info = tarfile.TarInfo("f\xfcr.txt")
+        tar.addfile(info, io.BytesIO(b""))
+    with pytest.raises(ShardError, match=r"the name of member .* is no UTF-8. Write the tar again"):
+        read(file.getvalue())
+
+
 def test_two_members_of_one_extension_are_refused() -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
@@ -149,7 +158,7 @@ def test_folders_links_and_meta_members_are_passed_over() -> None:
         folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "/etc/passwd"
         for info in (folder, link):
             tar.addfile(info)
-        for name in ("__meta__.json", "README", "d/a.txt"):
+        for name in ("__meta__.json", "README", "._d.txt", ".DS_Store", "d/a.txt", "d/._b.txt"):
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from ecopipe.insight.digest import Digest
 from ecopipe.insight.ledger import Ledger
 from ecopipe.insight.summary import StreamSummary
+from ecopipe.vocabulary.errors import OutputError
 from ecopipe.vocabulary.sample import Batch, Place
 
 
@@ -35,6 +37,8 @@ def test_the_digest_sees_order_keys_names_dtypes_shapes_and_bytes() -> None:
         digest(batch(x=x), Batch({"keys": ["a", "c"], "x": x + 1})),
         digest(batch(x=x)),
         digest(batch(x=x), batch(x=torch.tensor(1))),
+        digest(batch(x=[np.arange(5000)])),
+        digest(batch(x=[np.where(np.arange(5000) == 2500, 0, np.arange(5000))])),
         digest(batch(x=x), batch(x=torch.ones(2, dtype=torch.bfloat16))),
     ]
     assert len(set(variants)) == len(variants)
@@ -52,6 +56,13 @@ def test_the_ledger_holds_a_row_per_sample_and_appears_at_the_end(tmp_path: Path
     rows = pq.read_table(path).to_pylist()
     assert rows[1] == {"epoch": 1, "batch": 5, "rank": 3, "position": 1, "key": "b", "shard": "t", "repeat": False}
     assert [row["batch"] for row in rows] == [5, 5, 6, 6]
+    assert pq.read_metadata(path).metadata[b"ecopipe.complete"] == b"false"
+    with Ledger(path):
+        pass
+    assert pq.read_metadata(path).metadata[b"ecopipe.complete"] == b"true"
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt: is there and is no ledger, and is not replaced"):
+        Ledger(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match="the batch has no place"), Ledger(path) as ledger:
         ledger.add(Batch({"keys": []}))
 

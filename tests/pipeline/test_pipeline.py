@@ -58,6 +58,10 @@ def test_the_identity_leaves_out_where_the_shards_lie() -> None:
         ((DecodeImage(), Collate("image")), "has no Bucket or Batch. The order is: plan stages"),
         ((Batch(8), DecodeImage()), "has no Collate"),
         (
+            (Where("n", at_least=1), Batch(8, drop_last=True), *IMAGES[2:]),
+            "Batch drops short batches, and after Where every",
+        ),
+        (
             (Where("n", at_least=1), Take(3), *IMAGES[1:]),
             "Take counts samples before any is left out: put it before Where",
         ),
@@ -112,7 +116,7 @@ def test_two_stages_of_a_class_need_names() -> None:
 )
 def test_a_missing_field_is_refused_before_a_byte_is_read(pipeline: Pipeline, fields: set[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        pipeline.check_fields(fields)
+        pipeline.check_fields(fields, fields)
 
 
 def test_only_what_stages_look_at_is_read() -> None:

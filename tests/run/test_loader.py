@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import json
 import os
 import random
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +24,9 @@ from ecopipe.run.loader import Loader
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map
 from ecopipe.stages.image import DecodeImage
-from ecopipe.stages.plan import Batch, Shuffle
+from ecopipe.stages.plan import Batch, Shuffle, Where
 from ecopipe.stages.source import TarShards
-from ecopipe.vocabulary.errors import ConfigError, SampleError, ShardError, StateError
+from ecopipe.vocabulary.errors import ConfigError, SampleError, ShardError, StateError, WorkerError
 
 from ..laws import seen, trace
 
@@ -71,13 +74,37 @@ def test_after_a_break_the_epoch_begins_again_and_its_state_is_what_was_taken(pi
 
 def test_a_second_iterator_ends_the_first(pipeline: Pipeline) -> None:
     with Loader(pipeline) as loader:
-        first, second = iter(loader), None
-        next(first)
-        second = iter(loader)
-        next(second)
-        with pytest.raises(RuntimeError, match="a newer iterator of this loader has begun"):
-            next(first)
-        next(second)
+        first, second, third = iter(loader), iter(loader), iter(loader)
+        for stale in (first, second):  # neither had begun
+            with pytest.raises(RuntimeError, match="this iterator is over, because the loader was iterated anew"):
+                next(stale)
+        assert [seen(batch) for batch in third] == trace(pipeline)
+        third = iter(loader)
+        next(third)
+        fourth = iter(loader)
+        next(fourth)
+        with pytest.raises(RuntimeError, match="this iterator is over"):
+            next(third)
+        next(fourth)
+
+
+def test_set_epoch_while_iterating_ends_the_iterator(pipeline: Pipeline) -> None:
+    with Loader(pipeline) as loader:
+        unbegun = iter(loader)
+        loader.set_epoch(3)
+        with pytest.raises(RuntimeError, match="sent to another epoch"):
+            next(unbegun)
+        begun = iter(loader)
+        next(begun)
+        loader.set_epoch(1)
+        with pytest.raises(RuntimeError, match="sent to another epoch"):
+            next(begun)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (1, 0)
+    with Loader(pipeline, epoch=1) as other:
+        expected = [seen(batch) for batch in other]
+    with Loader(pipeline) as loader:
+        loader.set_epoch(1)
+        assert [seen(batch) for batch in loader] == expected
 
 
 def test_another_seed_gives_another_order(pipeline: Pipeline) -> None:
@@ -121,13 +148,14 @@ def test_a_state_of_something_else_is_refused_by_its_first_difference(pipeline: 
     with Loader(pipeline) as loader:
         with pytest.raises(StateError, match="has version 99; this ecopipe reads 1"):
             loader.load_state_dict({**state, "version": 99})
+        for damage in ({"batch": 5}, {"lanes": [[999, 0]]}, {"epoch": -1}, {"turn": 7}, {"lanes": None}):
+            with pytest.raises(StateError, match="is damaged: it does not agree with its own checksum"):
+                loader.load_state_dict({**state, **damage})
         with pytest.raises(StateError, match="has no 'lanes'. It is not a state"):
             loader.load_state_dict({name: value for name, value in state.items() if name != "lanes"})
 
 
 def test_moved_shards_take_the_same_state(pipeline: Pipeline, shards: Path, tmp_path: Path) -> None:
-    import shutil
-
     whole = trace(pipeline)
     shutil.copytree(shards / "cifar10" / "train", tmp_path / "moved")
     with Loader(pipeline) as loader:
@@ -163,8 +191,6 @@ def test_an_error_names_stage_sample_and_shard_from_any_process(shards: Path, wo
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_shard_that_vanishes_is_named(shards: Path, tmp_path: Path, workers: int) -> None:
-    import shutil
-
     shutil.copytree(shards / "cifar10" / "train", tmp_path / "copy")
     pipeline = Pipeline(TarShards(str(tmp_path / "copy")), *images(shards).stages)
     with Loader(pipeline, workers=workers) as loader:
@@ -181,6 +207,9 @@ def test_rank_and_world_size_come_from_torchrun(pipeline: Pipeline, monkeypatch:
         assert (loader.rank, loader.world_size) == (1, 2)
     with Loader(pipeline, rank=0, world_size=1) as loader:
         assert (loader.rank, loader.world_size) == (0, 1)
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="the environment says RANK='first', which is no number"):
+        Loader(pipeline)
 
 
 def test_rank_and_world_size_come_from_torch_distributed(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -202,6 +231,9 @@ def test_rank_and_world_size_come_from_torch_distributed(pipeline: Pipeline, tmp
         ({"rank": 2, "world_size": 2}, r"rank 2 is not one of 0 to 1 \(world_size 2\)"),
         ({"tail": "reapet"}, "unknown tail 'reapet'. Did you mean 'repeat'?"),
         ({"device": "gpu"}, "unknown device 'gpu'. Write 'cpu', 'cuda'"),
+        ({"device": "meta"}, "device 'meta' cannot be used here"),
+        ({"timeout_s": -1}, "loader: timeout_s must be at least 0, got -1"),
+        ({"multiprocessing_context": "frok"}, "unknown multiprocessing_context 'frok'. Did you mean 'fork'?"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(pipeline: Pipeline, settings: dict[str, object], message: str) -> None:
@@ -227,6 +259,78 @@ def test_workers_leave_nothing_behind(pipeline: Pipeline) -> None:
         process.join(10)
         assert not process.is_alive()
     assert segments() <= before
+
+
+def test_a_dropped_loader_ends_its_workers_without_the_collector(pipeline: Pipeline) -> None:
+    loader = Loader(pipeline, workers=1)
+    batches = iter(loader)
+    next(batches)
+    process = loader._torch_loader._iterator._workers[0]  # type: ignore[union-attr]
+    gc.disable()
+    try:
+        del loader, batches
+        process.join(10)
+        assert not process.is_alive()
+    finally:
+        gc.enable()
+
+
+def test_closing_ends_workers_and_files_though_an_iterator_is_held(pipeline: Pipeline) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        loader = Loader(pipeline)
+        list(loader)
+        loader.close()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    loader = Loader(pipeline, workers=1)
+    batches = iter(loader)
+    next(batches)
+    process = loader._torch_loader._iterator._workers[0]  # type: ignore[union-attr]
+    loader.close()
+    process.join(10)
+    assert not process.is_alive()
+    with pytest.raises(RuntimeError, match="or closed"):
+        next(batches)
+    with pytest.raises(RuntimeError, match="is closed. Make another one"):
+        iter(loader)
+
+
+def test_a_worker_that_is_killed_is_told_as_that(shards: Path) -> None:
+    pipeline = images(shards, Map(die, field="image"))
+    with (
+        Loader(pipeline, workers=1) as loader,
+        pytest.raises(WorkerError, match="loader: DataLoader worker .*continue from it"),
+    ):
+        list(loader)
+
+
+def die(image: torch.Tensor) -> torch.Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+def test_a_tar_replaced_with_one_of_the_same_size_is_noticed(pipeline: Pipeline, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards / "cifar10" / "train", tmp_path / "copy")
+    tar = sorted((tmp_path / "copy").glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"\x89PNG") + 60
+    data[at] ^= 1
+    tar.write_bytes(data)
+    copied = Pipeline(TarShards(str(tmp_path / "copy")), *pipeline.stages)
+    with (
+        Loader(copied) as loader,
+        pytest.raises(ShardError, match=r"member 'png' is not what was indexed \(its CRC-32"),
+    ):
+        list(loader)
+
+
+def test_an_epoch_without_a_batch_is_an_error(shards: Path) -> None:
+    stages = images(shards).stages
+    nothing = Pipeline(TarShards(str(shards / "cifar10" / "train")), Where("label", at_least=99), *stages)
+    with Loader(nothing) as loader:
+        assert len(loader) == 0
+        with pytest.raises(ConfigError, match="epoch 0 holds no batch for rank 0 of 1: Where left out every sample"):
+            list(loader)
 
 
 def _workers(batches: Iterator[object], loader: Loader) -> list[object]:

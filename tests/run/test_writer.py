@@ -12,7 +12,7 @@ import webdataset
 
 from ecopipe.datasets.corpus import Corpus, RawSample, open_corpus
 from ecopipe.datasets.shards import verify_folder
-from ecopipe.run.writer import write_corpus
+from ecopipe.run.writer import ShardWriter, write_corpus
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, OutputError
 
 from ..conftest import real
@@ -110,6 +110,35 @@ def test_what_ecopipe_did_not_make_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"train: holds 'thesis\.txt', which ecopipe did not make"):
         write_corpus(Texts(3), tmp_path, overwrite=True)
     assert (tmp_path / "train" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_tar_that_no_index_accounts_for_is_never_replaced(tmp_path: Path) -> None:
+    write_corpus(Texts(3), tmp_path, splits=["train"])
+    (tmp_path / "train" / "my-precious.tar").write_bytes(b"x")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "unindexed.tar").write_bytes(b"x")
+    for split in ("train", "test"):
+        with pytest.raises(OutputError, match=r"which ecopipe did not make, and is not replaced"):
+            write_corpus(Texts(3), tmp_path, splits=[split], overwrite=True)
+
+
+def test_two_corpora_do_not_share_a_place(tmp_path: Path, corpora: Path) -> None:
+    write_corpus(Texts(3), tmp_path / "o", splits=["train"])
+    with open_corpus("imdb", corpora / "imdb") as corpus, pytest.raises(OutputError, match="holds the shards of texts"):
+        write_corpus(corpus, tmp_path / "o")
+    (tmp_path / "o" / "dataset.json").write_text("{")
+    with pytest.raises(OutputError, match=r"dataset\.json: is no readable JSON"):
+        write_corpus(Texts(3), tmp_path / "o", splits=["test"])
+    assert not (tmp_path / "o" / "test").exists()
+
+
+@pytest.mark.parametrize("key", ["a.b", "train-000"])
+def test_keys_that_would_not_come_back_are_refused(tmp_path: Path, key: str) -> None:
+    writer = ShardWriter(tmp_path, "x")
+    writer.add(RawSample("train-000", {"txt": b""}))
+    with pytest.raises(CorpusError, match="the key holds a dot, or another sample has it. Rename the sample"):
+        writer.add(RawSample(key, {"txt": b""}))
+    writer.finish()
 
 
 def test_unknown_splits_and_limits_are_refused(tmp_path: Path) -> None:

@@ -49,6 +49,29 @@ def test_where_takes_names_too() -> None:
     assert Where("s", one_of=("b",)).apply(table, everything(table), CHANCE, PLACE).tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("stage", "column"),
+    [(Where("s", at_least=1), ["a"]), (Where("n", one_of=(0, "x")), [1]), (Where("n", one_of=("0",)), [1])],
+)
+def test_where_refuses_what_cannot_be_compared(stage: Where, column: list[object]) -> None:
+    table = block(**{stage.measure: column})
+    with pytest.raises(ConfigError, match=f"Where: {stage.measure} holds (string|int64), which cannot be compared so"):
+        stage.apply(table, everything(table), CHANCE, PLACE)
+
+
+def test_bucket_refuses_a_measure_that_is_no_number() -> None:
+    table = block(s=["a"])
+    with pytest.raises(ConfigError, match="Bucket: s holds string, which is no length"):
+        Bucket("s", max_count=1).apply(table, everything(table), CHANCE, PLACE)
+
+
+@pytest.mark.parametrize("stage", [Batch(3), Batch(3, drop_last=True)])
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+def test_the_count_of_batches_is_that_of_the_cut(stage: Batch, count: int) -> None:
+    table = block(n=list(range(count)) or [0]).slice(0, count)
+    assert stage.count(count) == len(stage.apply(table, everything(table), CHANCE, PLACE))
+
+
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_take_keeps_the_first(count: int) -> None:
     dealt = Take(count).deal(slices_of([5, 20], 64), CHANCE)
@@ -154,10 +177,10 @@ def test_after_a_shuffle_the_order_of_batches_says_nothing_of_their_length() -> 
         (lambda: Take(0), "Take: count must be at least 1, got 0."),
         (lambda: Batch(0), "Batch: size must be at least 1, got 0."),
         (lambda: Bucket("n"), "Bucket: has no limit. Give max_padded"),
-        (lambda: Bucket("n", max_padded=0), "Bucket: max_padded must be positive, got 0"),
+        (lambda: Bucket("n", max_padded=0), "Bucket: max_padded must be positive and finite, got 0"),
         (lambda: Bucket("n", max_count=0), "Bucket: max_count must be at least 1, got 0"),
         (lambda: Bucket("n", max_count=1, max_padding=2), r"Bucket: max_padding must lie in \[0, 1\], got 2"),
-        (lambda: Bucket("n", max_count=1, spread=0.9), "Bucket: spread must be at least 1, got 0.9"),
+        (lambda: Bucket("n", max_count=1, spread=0.9), "Bucket: spread must be finite and at least 1, got 0.9"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -72,9 +72,51 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
         child.send_signal(signal.SIGKILL)
     left = os.listdir(tmp_path)
     assert len(left) == 1
-    assert left[0].startswith(".ecopipe-d-")
+    assert left[0].startswith(".ecopipe-")
+    assert left[0].endswith("-d")
     with publish_folder(tmp_path / "d") as folder:
         (folder / "a").write_text("whole")
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_a_killed_writer_of_a_file_is_swept_too(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from ecopipe.storage.publish import publish_file\n"
+        "with publish_file(Path(sys.argv[1])) as file:\n"
+        "    file.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    with publish_file(tmp_path / "x") as file:
+        file.write_text("whole")
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_sweep_takes_only_its_own_name_and_nothing_that_lives(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "set-2026") as other:
+        (other / "a").write_text("1")
+        with publish_folder(tmp_path / "set") as folder:
+            (folder / "b").write_text("2")
+        with pytest.raises(Stop), publish_folder(tmp_path / "set-2026"):
+            raise Stop
+        assert other.exists()
+    assert sorted(os.listdir(tmp_path)) == ["set", "set-2026"]
+
+
+def test_when_the_last_rename_fails_the_old_folder_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with publish_folder(tmp_path / "d") as folder:
+        (folder / "a").write_text("old")
+    rename = os.rename
+
+    def fail(source: Path, target: Path) -> None:
+        if target == tmp_path / "d" and not str(source).endswith(".old"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OutputError, match="Input/output error"), publish_folder(tmp_path / "d", replace=True):
+        pass
+    assert (tmp_path / "d" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["d"]
 
 
