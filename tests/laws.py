@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import ecopipe
@@ -23,6 +24,7 @@ from ecopipe.plan.blocks import Slice
 from ecopipe.run.loader import Loader
 from ecopipe.run.worker import BatchMaker
 from ecopipe.stages.plan import Batch as BatchStage
+from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
@@ -71,8 +73,12 @@ def law_2_ranks_interleave(pipeline: Pipeline) -> None:
         assert all(batch.repeat for batch in interleaved[len(expected) :])
         last = expected[(steps - 1) * world_size :]
         assert {batch.number for batch in interleaved[len(expected) :]} <= {batch.number for batch in last}
-        dropped = [trace(pipeline, rank=rank, world_size=world_size, tail="drop") for rank in range(world_size)]
         whole = len(expected) // world_size
+        if not whole:
+            with pytest.raises(ConfigError, match="holds no batch for rank 0"):
+                trace(pipeline, rank=0, world_size=world_size, tail="drop")
+            continue
+        dropped = [trace(pipeline, rank=rank, world_size=world_size, tail="drop") for rank in range(world_size)]
         assert [batch for step in zip(*dropped, strict=True) for batch in step] == expected[: whole * world_size]
 
 

@@ -62,8 +62,8 @@ def demo(out: Path, workers: int) -> None:
     """Makes, shards and streams the corpora below ``out``, and prints a table of what came."""
     began = time.perf_counter()
     raw = out / "corpora"
-    if raw.exists() and not (raw / MARK).exists():
-        raise OutputError(f"{raw}: is there and was not made by the demo. Choose another place with --out.")
+    if out.exists() and not (raw / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: is there and was not made by the demo. Choose another place with --out.")
     with stderr.status("making three small corpora ..."), publish_folder(raw, replace=True) as folder:
         (folder / MARK).touch()
         for part in PARTS:

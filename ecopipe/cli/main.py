@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Optional
 
 import typer
@@ -24,6 +26,7 @@ app = typer.Typer(
 
 EXIT_PROBLEMS = 1
 EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class Storage(str, Enum):
@@ -162,8 +165,13 @@ def main() -> None:
     """Runs the command line: an error is one message and exit code 2; ``--traceback`` shows where it arose."""
     show_traceback = "--traceback" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--traceback"]
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
+    except SystemExit as left:
+        if left.code == EXIT_INTERRUPTED:
+            print("ecopipe: interrupted.", file=sys.stderr)
+        raise
     except EcopipeError as error:
         if show_traceback:
             traceback.print_exc()
@@ -175,6 +183,20 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(EXIT_PROBLEMS)
+    except OSError as error:
+        if show_traceback:
+            traceback.print_exc()
+        print(
+            f"ecopipe: {error.strerror or error}. Check the disk and the place that the output goes to.",
+            file=sys.stderr,
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _leave(EXIT_ERROR)
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    """Ends as if the program had reached its end, so that nothing half-written is left."""
+    sys.exit(128 + number)
 
 
 def _leave(code: int) -> None:

@@ -50,6 +50,15 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "shard"), counted(2000, "shard")
+    ('1 shard', '2,000 shards')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def shard(
     name: str,
     source: Path,
@@ -118,7 +127,7 @@ def index(named: Sequence[str]) -> None:
     for target in targets:
         with shards.opened(target) as found:
             rows = sum(info.rows for info in found.shards)
-            print(f"{target}: {rows:,} samples in {len(found.shards):,} shards")
+            print(f"{target}: {counted(rows, 'sample')} in {counted(len(found.shards), 'shard')}")
 
 
 def verify(folders: Sequence[str]) -> int:
@@ -130,8 +139,9 @@ def verify(folders: Sequence[str]) -> int:
         with bytes_bar(f"verifying {place}", total) as advance:
             found = shards.verify_folder(place, advance)
         print(
-            f"{place}: {found.samples:,} samples, {found.members:,} members in {found.shards:,} shards "
-            f"({human_bytes(found.bytes)}): " + (f"{len(found.problems):,} problems" if found.problems else "all right")
+            f"{place}: {counted(found.samples, 'sample')}, {counted(found.members, 'member')} in "
+            f"{counted(found.shards, 'shard')} ({human_bytes(found.bytes)}): "
+            + (counted(len(found.problems), "problem") if found.problems else "all right")
         )
         for problem in found.problems[:MOST_PROBLEMS]:
             member = f" sample {problem.key!r} member {problem.extension!r}" if problem.key else ""

@@ -251,7 +251,8 @@ def _verify_shard(path: str, index: IndexFile, number: int, result: Verified, pr
     info = index.shards[number]
     size = files.size_of(path)
     if size != info.size:
-        result.problems.append(Problem(path, "", "", f"holds {size:,} bytes, the index says {info.size:,}"))
+        what = "it is truncated" if size < info.size else "it was replaced"
+        result.problems.append(Problem(path, "", "", f"holds {size:,} bytes, the index says {info.size:,}: {what}"))
     result.shards += 1
     result.bytes += size
     done = 0
@@ -262,6 +263,8 @@ def _verify_shard(path: str, index: IndexFile, number: int, result: Verified, pr
                 result.samples += 1
                 for member in members:
                     result.members += 1
+                    if member["offset"] + member["size"] > size:
+                        continue  # the shard is truncated, which is one problem, not one for each lost member
                     if wrong := _verify_member(file, member):
                         result.problems.append(Problem(path, key, member["extension"], wrong))
                     progress(member["offset"] + member["size"] - done)

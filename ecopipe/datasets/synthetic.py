@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import io
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,9 @@ def _write_speaker(
             draws = chance.draws(subset.name, key)
             text = prose.transcript(max(1, round(duration_s * _WORDS_A_SECOND)), draws)
             audio = voice.speak(text, duration_s, person, draws)
-            soundfile.write(folder / f"{key}.flac", audio, voice.RATE_HZ, subtype="PCM_16")
+            encoded = io.BytesIO()
+            soundfile.write(encoded, audio, voice.RATE_HZ, format="FLAC", subtype="PCM_16")
+            (folder / f"{key}.flac").write_bytes(encoded.getvalue())
             lines.append(f"{key} {text}\n")
         (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
         seconds[chapter] = sum(own)

@@ -58,6 +58,18 @@ def probe(data: bytes, kind: str) -> AudioInfo:
     return _probe_other(data, kind)
 
 
+def check(data: bytes, kind: str) -> AudioInfo:
+    """What the header says, after a look at the end: a FLAC whose last block is not where the header says is refused.
+
+    Raises:
+        ValueError: The file is damaged or truncated, as far as can be seen without decoding it.
+    """
+    info = probe(data, kind)
+    if data[:4] == b"fLaC":
+        _check_flac_end(data, info)
+    return info
+
+
 def decode(data: bytes, kind: str) -> tuple[npt.NDArray[np.int16] | npt.NDArray[np.float32], int]:
     """The samples of an audio file and its rate in Hz.
 
@@ -71,13 +83,7 @@ def decode(data: bytes, kind: str) -> tuple[npt.NDArray[np.int16] | npt.NDArray[
     """
     if data[:4] == b"fLaC":
         info = _probe_flac(data)
-        if info.frames == 0:
-            raise ValueError("damaged flac: no length in its header and no block of audio behind it")
-        if _flac_end(data, info) != info.frames:
-            raise ValueError(
-                f"damaged flac: the header says {info.frames} frames of {info.channels} channels, {info.bits} bits, "
-                f"{info.rate_hz} Hz, and no last block agrees; the file is truncated or its header was changed"
-            )
+        _check_flac_end(data, info)
         audio = _decode_flac16(data, info) if info.bits == 16 else _decode_other(data, kind, info)
     elif data[:4] == b"RIFF":
         info, coding, start = _probe_wav(data)
@@ -125,6 +131,16 @@ def _decode_flac16(data: bytes, info: AudioInfo) -> npt.NDArray[np.int16]:
     except miniaudio.DecodeError as error:
         raise ValueError(f"damaged flac: {error}") from error
     return np.frombuffer(sound.samples, dtype=np.int16).reshape(-1, info.channels)
+
+
+def _check_flac_end(data: bytes, info: AudioInfo) -> None:
+    if info.frames == 0:
+        raise ValueError("damaged flac: no length in its header and no block of audio behind it")
+    if _flac_end(data, info) != info.frames:
+        raise ValueError(
+            f"damaged flac: the header says {info.frames} frames of {info.channels} channels, {info.bits} bits, "
+            f"{info.rate_hz} Hz, and no last block agrees; the file is truncated or its header was changed"
+        )
 
 
 def _flac_end(data: bytes, info: AudioInfo) -> int:

@@ -59,7 +59,7 @@ def measure(members: Mapping[str, bytes]) -> Measures:
 
 
 def _audio(data: bytes, kind: str) -> Measures:
-    info = audio.probe(data, kind)
+    info = audio.check(data, kind)
     seconds = info.frames / info.rate_hz
     return {"frames": info.frames, "rate_hz": info.rate_hz, "channels": info.channels, "duration_s": seconds}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecopipe.storage.publish import publish_file
+from ecopipe.storage.publish import explained, publish_file
 from ecopipe.vocabulary.errors import OutputError
 from ecopipe.vocabulary.sample import Batch
 
@@ -41,21 +42,24 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        _check_replaceable(Path(path))
-        self._publish = publish_file(Path(path))
+        self._path = Path(path)
+        _check_replaceable(self._path)
         self._rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> Ledger:
-        self._writer = pq.ParquetWriter(self._publish.__enter__(), SCHEMA, compression="zstd")
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(publish_file(self._path))
+            self._writer = pq.ParquetWriter(temporary, SCHEMA, compression="zstd")
+            self._publish = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._flush()
-        self._writer.add_key_value_metadata({MARK: "true" if kind is None else "false"})
-        self._writer.close()
-        self._publish.__exit__(None, None, None)
+        with self._publish:
+            self._write_rows()
+            self._writer.add_key_value_metadata({MARK: "true" if kind is None else "false"})
+            self._writer.close()
 
     def add(self, batch: Batch) -> None:
         """Enters the samples of a batch."""
@@ -74,16 +78,19 @@ class Ledger:
         ):
             self._rows[name].extend(values)
         if len(self._rows["key"]) >= ROW_GROUP:
-            self._flush()
+            with explained(self._path):
+                self._write_rows()
 
-    def _flush(self) -> None:
+    def _write_rows(self) -> None:
         if self._rows["key"]:
             self._writer.write_table(pa.table(self._rows, schema=SCHEMA))
             self._rows = {name: [] for name in SCHEMA.names}
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuses to replace anything but an earlier ledger."""
+    """Refuses to replace anything but an earlier ledger, and to write to a folder that is not there."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or mend the path.")
     if not path.exists():
         return
     try:

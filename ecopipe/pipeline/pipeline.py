@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,10 @@ class Pipeline:
         """The loader that runs this pipeline: see :class:`ecopipe.run.loader.Loader` for the settings."""
         from ecopipe.run.loader import Loader  # the one import against the layers: the verb of the value
 
+        known = [name for name in inspect.signature(Loader).parameters if name != "pipeline"]
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"loader: unknown setting {name!r}. {nearest(name, known)}")
         return Loader(self, **settings)
 
     @property

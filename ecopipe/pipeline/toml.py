@@ -57,7 +57,8 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeli
             f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a pipeline file: {error}.") from error
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}. Name a pipeline file (TOML).") from error
     return loads(text_, overrides, where=str(path))
 
 
@@ -156,7 +157,8 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     try:
         return kind(**{name: _frozen(value) for name, value in table.items()})
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        told = str(error).removeprefix(f"{kind.__name__}: ")
+        raise ConfigError(f"{where}: {told}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:

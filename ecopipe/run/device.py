@@ -31,7 +31,7 @@ def resolve(device: str | torch.device) -> torch.device:
     try:
         torch.zeros(1, device=found).cpu()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
         raise ConfigError(
             f"loader: device {str(device)!r} cannot be used here ({reason}). Use device='cpu'."
         ) from error

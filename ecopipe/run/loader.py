@@ -19,7 +19,7 @@ from ecopipe.plan.sequence import Cursor, Planned, sequence
 from ecopipe.plan.shards import Shards
 from ecopipe.run import ranks
 from ecopipe.run.device import is_worker_death, on_device, resolve
-from ecopipe.run.worker import BatchMaker, Failure, Task, make_task
+from ecopipe.run.worker import BatchMaker, Failure, Task, WorkerTraceback, make_task
 from ecopipe.vocabulary.errors import ConfigError, StateError, WorkerError, nearest
 from ecopipe.vocabulary.sample import Batch, Place
 
@@ -155,8 +155,8 @@ class Loader:
             if not is_worker_death(error):
                 raise
             raise WorkerError(
-                f"loader: {str(error).splitlines()[0].rstrip('. ')}. The state after the last batch is good: continue from it. If "
-                "workers die again, use fewer, or give them more memory."
+                f"loader: {str(error).splitlines()[0].rstrip('. ')}. The state after the last batch is good: continue "
+                "from it. If workers die again, use fewer, or give them more memory."
             ) from error
         self._check_turn(turn)
         if fresh and not count:
@@ -170,7 +170,8 @@ class Loader:
         for made in self._torch_loader:
             self._check_turn(turn)
             if isinstance(made, Failure):
-                raise made.error
+                details = getattr(made.error, "details", "")
+                raise made.error from (WorkerTraceback(details) if details else None)
             yield made
 
     def _check_turn(self, turn: int) -> None:
@@ -206,6 +207,8 @@ class Loader:
         Raises:
             StateError: The state is of another version, index, seed or pipeline; names the first difference.
         """
+        if not isinstance(state, Mapping):
+            raise StateError(f"state: a mapping as state_dict() gives is wanted, got {type(state).__name__}.")
         mine = self.state_dict()
         if lost := [key for key in mine if key not in state]:
             raise StateError(f"state: has no {lost[0]!r}. It is not a state of an ecopipe loader, or is damaged.")

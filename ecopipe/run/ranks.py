@@ -35,7 +35,9 @@ def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
         ConfigError: Only one of the two is given, or the rank is not one of the world.
     """
     if (rank is None) != (world_size is None):
-        raise ConfigError(f"loader: got rank={rank} and world_size={world_size}. Give both, or neither.")
+        raise ConfigError(
+            f"loader: got rank {rank} and world_size {world_size}. Give both (--rank and --world-size), or neither."
+        )
     if rank is None or world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -12,6 +12,7 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.foreign import Map
 from ecopipe.storage.files import RangeReader
 from ecopipe.vocabulary.errors import EcopipeError, SampleError, ShardError
 from ecopipe.vocabulary.randomness import Chance
@@ -34,6 +35,13 @@ class Failure:
     """What a worker returns instead of a batch that it could not make; raised again where the batch was wanted."""
 
     error: EcopipeError
+
+
+class WorkerTraceback(Exception):
+    """The cause of an error that was raised in a worker, as the text of its traceback."""
+
+    def __str__(self) -> str:
+        return f"in a worker:\n{self.args[0]}"
 
 
 def make_task(rows: pa.Table, place: Place, seed: int, reads: set[str] | None) -> Task:
@@ -101,12 +109,13 @@ class BatchMaker(Dataset[Any]):
             except EcopipeError:
                 raise
             except Exception as error:
-                raise self._explain(stage.label, [sample], error) from error
+                raise self._explain(stage.label, [sample], error, foreign=isinstance(stage, Map)) from error
         return sample
 
     @staticmethod
-    def _explain(stage: str, samples: Sequence[Sample], error: Exception) -> SampleError:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    def _explain(stage: str, samples: Sequence[Sample], error: Exception, *, foreign: bool = False) -> SampleError:
+        own = isinstance(error, ValueError) and not foreign  # our stages say in words what is wrong with a sample
+        reason = str(error) if own else f"{type(error).__name__}: {error}"
         key = samples[0].key if len(samples) == 1 else f"{samples[0].key} and {len(samples) - 1} more"
         return SampleError(stage, key, samples[0].shard, reason, traceback.format_exc())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -179,7 +179,9 @@ def write_corpus(
     for split in chosen:
         if split not in corpus.splits():
             raise ConfigError(f"shard: {corpus.name} has no split {split!r} here. {nearest(split, corpus.splits())}")
-        check_replaceable(out / split, overwrite=overwrite)
+    missing = [split for split in chosen if not (out / split).exists()]
+    for split in chosen:
+        check_replaceable(out / split, overwrite=overwrite, missing=missing)
     written = {}
     for split in chosen:
         note = progress(split, corpus.count(split)) if progress else _silent
@@ -200,7 +202,7 @@ def _silent(_samples: int, _bytes: int) -> None:
     """No progress is shown."""
 
 
-def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+def check_replaceable(folder: Path, *, overwrite: bool, missing: Sequence[str] = ()) -> None:
     """Refuses to write to a folder that is there, unless it may be overwritten and holds nothing but shards.
 
     Raises:
@@ -209,7 +211,8 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not overwrite:
-        raise OutputError(f"{folder}: already exists. Replace it with --overwrite, or choose another place.")
+        rest = f", write what is missing with {' '.join(f'--split {split}' for split in missing)}" if missing else ""
+        raise OutputError(f"{folder}: already exists. Replace it with --overwrite{rest}, or choose another place.")
     if not folder.is_dir():
         raise OutputError(f"{folder}: is a file. Move it away, or choose another place.")
     foreign = sorted({path.name for path in folder.iterdir()} - _made_by_ecopipe(folder))

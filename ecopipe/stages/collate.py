@@ -114,7 +114,8 @@ class Collate(CollateStage):
     def _array(self, sample: Sample, field: str) -> Array:
         value = self._get(sample, field)
         if isinstance(value, (bytes, str)):
-            raise self._error(sample, f"its {field} is {type(value).__name__}, not an array; decode it before")
+            remedy = "the number in it is the field 'label'" if field == "cls" else "decode it before"
+            raise self._error(sample, f"its {field} is {type(value).__name__}, not an array; {remedy}")
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
             raise self._error(sample, f"its {field} is {type(value).__name__}, not an array of numbers")

@@ -33,6 +33,15 @@ def _explain(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}.")
 
 
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into an OutputError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes a rename inside ``folder`` last."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -59,7 +68,7 @@ def _lock(path: Path) -> int | None:
 @contextlib.contextmanager
 def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
     """A locked temporary file or folder beside ``path``; removed at the end if it is still there."""
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
         lock = None
@@ -71,15 +80,11 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
                 os.close(handle)
                 temporary = Path(name)
             lock = _lock(temporary)
-    except OSError as error:
-        raise _explain(error, path) from error
-    try:
-        yield temporary
-    except OSError as error:
-        raise _explain(error, path) from error
-    finally:
-        _remove(temporary)
-        os.close(lock)
+        try:
+            yield temporary
+        finally:
+            _remove(temporary)
+            os.close(lock)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,10 @@ class SampleError(DataError):
         return f"{self.stage}: sample {self.key!r}{where}: {self.reason}"
 
 
+MOST_NAMES = 24
+"""Names that :func:`nearest` lists at most."""
+
+
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: the nearest known one if there is one, and the known ones.
 
@@ -88,4 +92,5 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(names) or 'none'}."
+    shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES} more"]
+    return f"{hint}Known: {', '.join(shown) or 'none'}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -55,7 +55,7 @@ class Place:
 
     epoch: int
     number: int
-    shards: tuple[str, ...] = ()
+    shards: tuple[str, ...] = field(default=(), repr=False)
     rank: int = 0
     repeat: bool = False
     duration_s: float = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,12 +12,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+
+from ecopipe.cli.main import main
 
 from ..conftest import ROOT, SPLITS, real
 
@@ -30,9 +35,22 @@ def run(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subpr
     return done
 
 
-def fails(*arguments: str | Path, message: str, cwd: Path | None = None) -> None:
+def call(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
+    """The same in this process, which has torch already; gives what was printed and what was complained of."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["ecopipe", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = argv
+    assert (left.value.code or 0) == code, out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def fails(*arguments: str | Path, message: str) -> None:
     """Exit code 2, one message and no traceback."""
-    error = run(*arguments, code=2, cwd=cwd).stderr
+    _, error = call(*arguments, code=2)
     assert error.startswith("ecopipe: ")
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) == 1
@@ -40,8 +58,8 @@ def fails(*arguments: str | Path, message: str, cwd: Path | None = None) -> None
 
 
 def stream(name: str, path: str | Path, *arguments: str | Path) -> dict[str, Any]:
-    out = run("stream", ROOT / "pipelines" / f"{name}.toml", "--set", f"source.path={path}", "--json", *arguments)
-    found: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
+    out, _ = call("stream", ROOT / "pipelines" / f"{name}.toml", "--set", f"source.path={path}", "--json", *arguments)
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
@@ -104,7 +122,7 @@ def test_epochs_and_a_table_for_people(shards: Path) -> None:
     assert two["samples"] == 120
     one, other = (stream("imdb", path, "--epoch", epoch)["digest"] for epoch in "01")
     assert len({two["digest"], one, other}) == 3
-    shown = run("stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={path}").stdout
+    shown, _ = call("stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={path}")
     for word in ("samples", "tokens/s", "padding", "time to the first batch"):
         assert word in shown
 
@@ -138,8 +156,14 @@ def test_verify_exits_with_1_and_a_list(shards: Path, tmp_path: Path) -> None:
     data[data.index(b"ustar") + 255] ^= 0xFF  # the payload begins 255 bytes after the magic of its header
     tar.write_bytes(data)
     out = run("verify", tmp_path / "imdb", code=1).stdout
-    assert "1 problems" in out
+    assert "1 problem\n" in out
     assert re.search(r"sample '[^']+' member '\w+' has CRC-32 [0-9a-f]{8}, the index says [0-9a-f]{8}", out)
+
+
+def test_an_error_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = run("stream", tmp_path / "x.toml", code=2)
+    assert done.stdout == ""
+    assert re.fullmatch(r"ecopipe: .*x\.toml: there is no such file\..*\n", done.stderr)
 
 
 def test_help_is_fast_and_version_is_told() -> None:
@@ -148,7 +172,7 @@ def test_help_is_fast_and_version_is_told() -> None:
     assert time.perf_counter() - began < 10  # it imports no torch; a bound against hanging only
     assert re.fullmatch(r"ecopipe \d+\.\d+\.\d+\n", run("--version").stdout)
     for command in ("shard", "index", "verify", "stream", "demo"):
-        assert "Usage" in run(command, "--help").stdout
+        assert "Usage" in call(command, "--help")[0]
 
 
 def test_misuse_of_shard(tmp_path: Path, corpora: Path) -> None:
@@ -212,8 +236,8 @@ def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None
         "stream", pipeline, "--set", good, "--set", "Bucket.max_padded=3", message="over max_padded 3. Raise max_padded"
     )
     fails("stream", pipeline, "--set", good, "--device", "gpu", message="unknown device 'gpu'")
-    fails("stream", pipeline, "--set", good, "--rank", "1", message="Give both, or neither")
-    fails("stream", pipeline, "--set", good, "--ledger", "/dev/null/x", message="cannot be written|file stands")
+    fails("stream", pipeline, "--set", good, "--rank", "1", message="Give both .--rank and --world-size., or neither")
+    fails("stream", pipeline, "--set", good, "--ledger", "/dev/null/x", message="there is no folder /dev/null")
     (tmp_path / "notes.txt").write_text("mine")
     fails(
         "stream",
@@ -257,9 +281,9 @@ def test_a_flac_that_does_not_decode_is_named(tmp_path: Path, shards: Path, work
         workers,
     )
     fails(*arguments, message=f"{index[7]['shard']}: sample '{index[7]['key']}' member 'flac' is not what was indexed")
-    run("index", tar)
+    call("index", tar)
     fails(*arguments, message=f"DecodeAudio: sample '{index[7]['key']}' in {index[7]['shard']}: damaged flac")
-    shown = run(*arguments, "--traceback", code=2).stderr
+    _, shown = call(*arguments, "--traceback", code=2)
     assert "Traceback" in shown
     assert "in _decode_flac16" in shown or "audio.py" in shown
 
@@ -295,6 +319,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path: Path, corpora: Path, s
     os.killpg(child.pid, signal.SIGINT)
     _, error = child.communicate(timeout=60)
     assert child.returncode == 130
+    assert error.strip().endswith("ecopipe: interrupted.")
     assert "Traceback" not in error
     assert os.listdir(tmp_path) == ["l.parquet"]
     assert pq.read_table(tmp_path / "l.parquet").num_rows > 0
@@ -308,3 +333,72 @@ def test_demo_shows_a_table_and_can_be_run_again(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "demo")) == ["cifar10", "corpora", "imdb", "librispeech"]
     (tmp_path / "mine" / "corpora").mkdir(parents=True)
     fails("demo", "--out", tmp_path / "mine", message="was not made by the demo")
+
+
+def test_a_full_disk_is_one_clear_error(small_disk: Path, corpora: Path, shards: Path) -> None:
+    imdb = ROOT / "pipelines" / "imdb.toml"
+    fails("demo", "--out", small_disk / "demo", message="no space left on the device. Free some")
+    fails("shard", "cifar10", corpora / "cifar10", small_disk / "o", message="no space left on the device")
+    assert not (small_disk / "demo").exists() or not list((small_disk / "demo").iterdir())
+    assert not list(small_disk.rglob(".ecopipe-*"))
+    filling = small_disk / "filling"
+    with contextlib.suppress(OSError), filling.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    source = f"source.path={shards / 'imdb' / 'train'}"
+    fails("stream", imdb, "--set", source, "--ledger", small_disk / "l.parquet", message="no space left on the device")
+    assert not list(small_disk.rglob(".ecopipe-*"))
+    assert not (small_disk / "l.parquet").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 96 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_standard_output_is_told(shards: Path) -> None:
+    arguments = [
+        "stream",
+        ROOT / "pipelines" / "imdb.toml",
+        "--set",
+        f"source.path={shards / 'imdb' / 'train'}",
+        "--json",
+    ]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*ECOPIPE, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == "ecopipe: No space left on device. Check the disk and the place that the output goes to.\n"
+
+
+def test_a_terminated_shard_leaves_nothing(tmp_path: Path) -> None:
+    source = real("aclImdb_v1.tar.gz")
+    child = subprocess.Popen([*ECOPIPE, "shard", "imdb", str(source), str(tmp_path / "o")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("o/.ecopipe-*/*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.terminate()
+    assert child.wait(60) == 143
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_an_interrupted_dataset_says_how_to_go_on(tmp_path: Path, corpora: Path) -> None:
+    call("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "test", code=0)
+    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", message="write what is missing with --split train")
+    call("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "train", code=0)
+
+
+def test_a_truncated_flac_is_refused_when_sharding(tmp_path: Path, corpora: Path) -> None:
+    raw = shutil.copytree(corpora / "librispeech", tmp_path / "raw")
+    flac = sorted(raw.rglob("*.flac"))[2]
+    flac.write_bytes(flac.read_bytes()[:-500])
+    fails("shard", "librispeech", raw, tmp_path / "o", message=f"sample '{flac.stem}': flac: damaged flac: .*truncated")

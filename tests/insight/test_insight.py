@@ -61,6 +61,8 @@ def test_the_ledger_holds_a_row_per_sample_and_appears_at_the_end(tmp_path: Path
         pass
     assert pq.read_metadata(path).metadata[b"ecopipe.complete"] == b"true"
     (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="there is no folder .*nope. Make it, or mend the path"):
+        Ledger(tmp_path / "nope" / "l.parquet")
     with pytest.raises(OutputError, match=r"notes\.txt: is there and is no ledger, and is not replaced"):
         Ledger(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match="the batch has no place"), Ledger(path) as ledger:

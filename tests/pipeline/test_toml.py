@@ -72,7 +72,7 @@ def test_values_of_set_are_toml_or_strings(text: str, expected: tuple[str, objec
         (("size = 8", "sise = 8"), "TOML: stage 2, Batch: unknown key 'sise'. Did you mean 'size'?"),
         (("size = 8", 'size = "8"'), "TOML: stage 2, Batch: size = '8' has the wrong type. It takes int."),
         (("size = 8", "size = true"), "TOML: stage 2, Batch: size = True has the wrong type"),
-        (("size = 8", "size = 0"), "TOML: stage 2, Batch: Batch: size must be at least 1, got 0"),
+        (("size = 8", "size = 0"), "TOML: stage 2, Batch: size must be at least 1, got 0"),
         (("size = 8", ""), "TOML: stage 2, Batch: 'size' is missing"),
         (("[source]", "[source"), "TOML: is no TOML: .*line"),
         (('input = "image"', 'input = "image"\nlayout = "pda"'), "stage 4, Collate: .*layout.*'pda'.*pad"),

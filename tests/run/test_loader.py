@@ -187,6 +187,7 @@ def test_an_error_names_stage_sample_and_shard_from_any_process(shards: Path, wo
         with pytest.raises(SampleError, match=message) as caught:
             next(iter(loader))
     assert "in broken" in caught.value.details
+    assert "in broken" in str(caught.value.__cause__) or workers == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -227,7 +228,7 @@ def test_rank_and_world_size_come_from_torch_distributed(pipeline: Pipeline, tmp
         ({"workers": -1}, "loader: workers must be at least 0, got -1"),
         ({"prefetch": 0}, "loader: prefetch must be at least 1, got 0"),
         ({"epoch": -1}, "loader: epoch must be at least 0, got -1"),
-        ({"rank": 0}, "got rank=0 and world_size=None. Give both, or neither"),
+        ({"rank": 0}, r"got rank 0 and world_size None. Give both \(--rank and --world-size\), or neither"),
         ({"rank": 2, "world_size": 2}, r"rank 2 is not one of 0 to 1 \(world_size 2\)"),
         ({"tail": "reapet"}, "unknown tail 'reapet'. Did you mean 'repeat'?"),
         ({"device": "gpu"}, "unknown device 'gpu'. Write 'cpu', 'cuda'"),
@@ -239,6 +240,11 @@ def test_rank_and_world_size_come_from_torch_distributed(pipeline: Pipeline, tmp
 def test_settings_that_cannot_work_are_refused(pipeline: Pipeline, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Loader(pipeline, **settings)  # type: ignore[arg-type]
+
+
+def test_unknown_settings_are_told_with_the_nearest_right_one(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="loader: unknown setting 'num_workers'. Did you mean 'workers'?"):
+        pipeline.loader(num_workers=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -21,3 +21,4 @@ def test_nearest_gives_the_name_that_was_meant_and_all_that_there_are() -> None:
     assert errors.nearest("Shufle", ["Shuffle", "Batch"]) == "Did you mean 'Shuffle'? Known: Batch, Shuffle."
     assert errors.nearest("xyz", ["Shuffle"]) == "Known: Shuffle."
     assert errors.nearest("xyz", []) == "Known: none."
+    assert errors.nearest("q", map(str, range(100))).endswith(", and 76 more.")
