@@ -19,7 +19,7 @@ from ecopipe.plan.sequence import Cursor, Planned, sequence
 from ecopipe.plan.shards import Shards
 from ecopipe.run import ranks
 from ecopipe.run.device import is_worker_death, on_device, resolve
-from ecopipe.run.worker import BatchMaker, Failure, Task, WorkerTraceback, make_task
+from ecopipe.run.worker import BatchMaker, Failure, Task, WorkerTraceback, make_task, start_worker
 from ecopipe.vocabulary.errors import ConfigError, StateError, WorkerError, nearest
 from ecopipe.vocabulary.sample import Batch, Place
 
@@ -103,6 +103,7 @@ class Loader:
             persistent_workers=workers > 0,
             timeout=timeout_s if workers else 0,
             multiprocessing_context=multiprocessing_context if workers else None,
+            worker_init_fn=start_worker if workers else None,
             generator=torch.Generator(),  # torch draws a worker seed at each start; not from the user's generator
         )
 

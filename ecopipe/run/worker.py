@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 import zlib
 from collections.abc import Sequence
@@ -35,6 +36,11 @@ class Failure:
     """What a worker returns instead of a batch that it could not make; raised again where the batch was wanted."""
 
     error: EcopipeError
+
+
+def start_worker(_number: int) -> None:
+    """Lets a worker be terminated at once, whatever handler its parent has: it owns nothing that needs care."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class WorkerTraceback(Exception):
