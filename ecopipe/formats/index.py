@@ -8,6 +8,7 @@ number of rows and a digest of what they hold.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,7 +123,8 @@ class IndexWriter:
 
     def abandon(self) -> None:
         """Closes the file without a footer of ours."""
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 class IndexFile:

@@ -57,9 +57,11 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._publish:
-            self._write_rows()
-            self._writer.add_key_value_metadata({MARK: "true" if kind is None else "false"})
-            self._writer.close()
+            try:
+                self._write_rows()
+                self._writer.add_key_value_metadata({MARK: "true" if kind is None else "false"})
+            finally:
+                self._writer.close()
 
     def add(self, batch: Batch) -> None:
         """Enters the samples of a batch."""

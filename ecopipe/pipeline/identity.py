@@ -43,7 +43,7 @@ def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
         if identity:
             if (kind := item.metadata.get("identity", True)) and not (kind == "content" and value is None):
                 found[item.name] = _content(value, thing) if kind == "content" else plain(value)
-        elif item.default is dataclasses.MISSING or value != item.default:
+        elif value != (item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default):
             found[item.name] = value if callable(value) else plain(value)
     return found
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import traceback
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -39,8 +41,16 @@ class Failure:
 
 
 def start_worker(_number: int) -> None:
-    """Lets a worker be terminated at once, whatever handler its parent has: it owns nothing that needs care."""
+    """Leaves Ctrl-C to the parent, ends at once when terminated, and says nothing when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's excepthook, but for a consumer that went away while it was handed a batch."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 class WorkerTraceback(Exception):

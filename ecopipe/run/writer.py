@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,7 +136,8 @@ class ShardWriter:
     def abandon(self) -> None:
         """Closes the files of an unfinished run; their folder is to be thrown away."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what is still to be written has no room, perhaps
+                self._file.close()
             self._file = None
         self._index.abandon()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -134,7 +135,7 @@ class Map(_Foreign, SampleStage):
     _: KW_ONLY
     field: str | None = None
     into: str | tuple[str, ...] | None = None
-    kwargs: Mapping[str, Any] = Settings()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kwargs", Settings(self.kwargs))
@@ -205,7 +206,7 @@ class OnDevice(_Foreign, DeviceStage):
     _: KW_ONLY
     field: str = "features"
     into: str | None = None
-    kwargs: Mapping[str, Any] = Settings()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kwargs", Settings(self.kwargs))
