@@ -186,8 +186,9 @@ def main() -> None:
     except OSError as error:
         if show_traceback:
             traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
         print(
-            f"ecopipe: {error.strerror or error}. Check the disk and the place that the output goes to.",
+            f"ecopipe: {where}{error.strerror or error}. Check the disk, the paths and where the output goes.",
             file=sys.stderr,
         )
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -196,6 +197,7 @@ def main() -> None:
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     """Ends as if the program had reached its end, so that nothing half-written is left."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise over the workers, which end too
     sys.exit(128 + number)
 
 

@@ -129,7 +129,7 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
         numbers = {} if old is None else {shard.name: number for number, shard in enumerate(old.shards)}
         kept = [name for name in numbers if name not in names and files.exists(files.join(folder, name))]
         temporary = stack.enter_context(publish_file(Path(target)))
-        writer = IndexWriter(temporary, extras=old.extras if old else None)
+        writer = IndexWriter(temporary, extras=old.extras if old else None, made_by=old.made_by if old else "")
         try:
             for name in sorted([*names, *kept]):
                 number = numbers.get(name)
@@ -137,7 +137,6 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
                     size, rows = scan_rows(names[name], progress)
                     writer.add(name, size, rows if old is None or number is None else _with_extras(rows, old, number))
                 elif old is not None and number is not None:
-                    writer.extensions |= old.extensions
                     writer.add_table(old.shards[number], old.read(number, 0, old.shards[number].rows))
         except BaseException:
             writer.abandon()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecopipe.formats.measures import MEASURES
@@ -76,9 +77,11 @@ class IndexWriter:
     Args:
         path: A local file, usually temporary.
         extras: Columns beside the measures: name -> Arrow type alias.
+        made_by: What wrote the tars, if it was ecopipe; such tars may be replaced.
     """
 
-    def __init__(self, path: Path, *, extras: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: Path, *, extras: Mapping[str, str] | None = None, made_by: str = "") -> None:
+        self._made_by = made_by
         self.schema = schema_for(extras or {})
         self.shards: list[ShardInfo] = []
         self.extensions: set[str] = set()
@@ -99,13 +102,13 @@ class IndexWriter:
         }
         for column in names:
             columns[column] = [row.measures.get(column) for row in rows]
-        self.extensions.update(member.extension for row in rows for member in row.members)
         return self.add_table(
             ShardInfo(name, size, len(rows), digest_rows(rows)), pa.table(columns, schema=self.schema)
         )
 
     def add_table(self, shard: ShardInfo, table: pa.Table) -> ShardInfo:
         """Appends one shard whose rows are a table already."""
+        self.extensions.update(pc.list_flatten(table["members"].combine_chunks()).field("extension").to_pylist())
         if shard.rows:
             self._writer.write_table(table, row_group_size=ROW_GROUP)
         self.shards.append(shard)
@@ -115,6 +118,7 @@ class IndexWriter:
         """Writes the footer."""
         described = {
             "version": VERSION,
+            "made_by": self._made_by,
             "extensions": sorted(self.extensions),
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -155,6 +159,7 @@ class IndexFile:
             )
         self.shards = [ShardInfo(**shard) for shard in described["shards"]]
         self.extensions = set(described["extensions"])
+        self.made_by = str(described["made_by"])
         self.schema = self._parquet.schema_arrow.remove_metadata()
         self._recent: dict[tuple[int, tuple[str, ...] | None], pa.Table] = {}
         self._groups: list[list[tuple[int, int]]] = []  # per shard: (row group, rows)

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 
@@ -149,7 +149,7 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     for name, item in known.items():
         if name not in table and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {name!r} is missing. Add {name} = ...")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for name, value in table.items():
         if not _fits(_frozen(value), hints[name]):
             hint = f" Write it in quotes: '\"{value}\"'." if _fits(str(value), hints[name]) else ""
@@ -159,6 +159,15 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     except ConfigError as error:
         told = str(error).removeprefix(f"{kind.__name__}: ")
         raise ConfigError(f"{where}: {told}") from error
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, evaluated. (Python 3.10's get_type_hints stumbles over KW_ONLY.)"""
+    names: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        names |= vars(sys.modules[base.__module__])
+    hints = {item.name: item.type for item in dataclasses.fields(kind)}
+    return {name: eval(hint, names) if isinstance(hint, str) else hint for name, hint in hints.items()}
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -119,6 +119,8 @@ def open_shards(paths: Sequence[str], progress: Progress = silent) -> Shards:
 def _compare(index: IndexFile, present: Mapping[str, str], listed: Mapping[str, int], *, whole: bool) -> None:
     """Refuses shards that are not those that were indexed."""
     for name, path in present.items():
+        if name not in listed:
+            raise errors.IndexFileError(f"{path}: {index.path} was written anew meanwhile, without it. Try again.")
         expected, found = index.shards[listed[name]].size, files.size_of(path)
         if expected != found:
             raise errors.ShardError(

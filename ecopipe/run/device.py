@@ -40,7 +40,8 @@ def resolve(device: str | torch.device) -> torch.device:
 
 def is_worker_death(error: BaseException) -> bool:
     """Whether torch says that a worker of its DataLoader died or is late; it may say so anywhere in the main thread."""
-    return isinstance(error, RuntimeError) and "DataLoader" in str(error) and not isinstance(error, EcopipeError)
+    told = str(error)  # torch begins with "Caught" what a worker raised and survived
+    return isinstance(error, RuntimeError) and "DataLoader" in told and not told.startswith("Caught ")
 
 
 def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batch:

@@ -83,7 +83,7 @@ class Loader:
         self.shards = shards if shards is not None else pipeline.source.open()
         pipeline.check_fields(self.shards.columns, self.shards.fields)
         self._identity = pipeline.identity
-        self._epoch = epoch
+        self._epoch = int(epoch)
         self._taken: Cursor | None = None  # what the consumer has taken of the epoch
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
         self._issued: deque[Cursor] = deque()
@@ -116,6 +116,7 @@ class Loader:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
         if epoch < 0:
             raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
+        epoch = int(epoch)
         if epoch != self._epoch:
             self._epoch, self._taken, self._resume = epoch, None, False
             self._turn += 1  # an iterator that is still open is one of another epoch
@@ -141,7 +142,7 @@ class Loader:
         dealt = ranks.deal(sequence_, self.rank, self.world_size, self.tail)
         self._tasks.next = _make_tasks(dealt, self._epoch, self.seed, self.rank, self.pipeline.reads(), self._issued)
         self._turn += 1
-        return self._deliver(self._turn, fresh=start is None)
+        return self._deliver(self._turn, fresh=start is None or not start.lanes)
 
     def _deliver(self, turn: int, *, fresh: bool) -> Iterator[Batch]:
         self._check_turn(turn)
@@ -155,6 +156,7 @@ class Loader:
         except RuntimeError as error:
             if not is_worker_death(error):
                 raise
+            self._end_workers()
             raise WorkerError(
                 f"loader: {str(error).splitlines()[0].rstrip('. ')}. The state after the last batch is good: continue "
                 "from it. If workers die again, use fewer, or give them more memory."
@@ -168,8 +170,14 @@ class Loader:
         self._epoch, self._taken = self._epoch + 1, None
 
     def _made(self, turn: int) -> Iterator[Batch]:
-        for made in self._torch_loader:
-            self._check_turn(turn)
+        self._check_turn(turn)
+        batches = iter(self._torch_loader)
+        while True:
+            self._check_turn(turn)  # before a batch is taken: it would be the newer iterator's
+            try:
+                made = next(batches)
+            except StopIteration:
+                return
             if isinstance(made, Failure):
                 details = getattr(made.error, "details", "")
                 raise made.error from (WorkerTraceback(details) if details else None)
@@ -238,12 +246,15 @@ class Loader:
         """Ends the workers, and closes the files that the loader opened."""
         self._turn += 1
         self._closed = True
-        workers, self._torch_loader._iterator = self._torch_loader._iterator, None
-        if workers is not None and hasattr(workers, "_shutdown_workers"):
-            workers._shutdown_workers()
+        self._end_workers()
         self._maker.close()
         if self._own_shards:
             self.shards.close()
+
+    def _end_workers(self) -> None:
+        workers, self._torch_loader._iterator = self._torch_loader._iterator, None
+        if workers is not None and hasattr(workers, "_shutdown_workers"):
+            workers._shutdown_workers()
 
     def __enter__(self) -> Loader:
         return self

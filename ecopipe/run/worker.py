@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 import sys
 import traceback
@@ -12,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, get_worker_info
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.foreign import Map
@@ -43,7 +46,7 @@ class Failure:
 def start_worker(_number: int) -> None:
     """Leaves Ctrl-C to the parent, ends at once when terminated, and says nothing when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other code is an error to torch, in the parent
     sys.excepthook = _tell
 
 
@@ -78,9 +81,16 @@ class BatchMaker(Dataset[Any]):
 
     def __getitem__(self, task: Task) -> Batch | Failure:
         try:
-            return self._make(task)
+            batch = self._make(task)
+            if get_worker_info() is not None:  # what cannot be sent would leave the consumer waiting for ever
+                pickle.dumps([value for value in batch.values() if not isinstance(value, torch.Tensor)])
         except EcopipeError as error:
             return Failure(error)
+        except Exception as error:
+            key, shard = str(task.rows["key"][0]), str(task.rows["shard"][0])
+            reason = f"its batch cannot be made or sent: {type(error).__name__}: {error}"
+            return Failure(SampleError("worker", key, shard, reason, traceback.format_exc()))
+        return batch
 
     def _make(self, task: Task) -> Batch:
         chances = [Chance(task.seed, task.place.epoch, stage.label) for stage in self._stages]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,7 @@ SUMMED = ("duration_s", "tokens", "chars")
 """Measures that a summary adds up."""
 
 DESCRIPTION = "dataset.json"
+MADE_BY = "ecopipe shard"
 
 Progress = Callable[[int, int], None]
 """Called with (samples, bytes) written since the last call."""
@@ -66,7 +69,7 @@ class ShardWriter:
             raise ConfigError(f"shard: limits must be at least 1, got max_bytes={max_bytes}, max_count={max_count}.")
         self._folder, self._prefix = folder, prefix
         self._max_bytes, self._max_count = max_bytes, max_count
-        self._index = IndexWriter(folder / index_format.FILE_NAME, extras=extras)
+        self._index = IndexWriter(folder / index_format.FILE_NAME, extras=extras, made_by=MADE_BY)
         self._file: BinaryIO | None = None
         self._tar: TarWriter | None = None
         self._rows: list[Row] = []
@@ -187,7 +190,9 @@ def write_corpus(
     written = {}
     for split in chosen:
         note = progress(split, corpus.count(split)) if progress else _silent
-        with publish_folder(out / split, replace=overwrite) as folder:
+        replace = overwrite and split not in missing
+        check = partial(_check_own, name=out / split, prefix=split)
+        with publish_folder(out / split, replace=replace, check=check) as folder:
             writer = ShardWriter(folder, split, max_bytes=max_bytes, max_count=max_count, extras=corpus.columns)
             try:
                 for sample in corpus.samples(split):
@@ -217,15 +222,19 @@ def check_replaceable(folder: Path, *, overwrite: bool, missing: Sequence[str] =
         raise OutputError(f"{folder}: already exists. Replace it with --overwrite{rest}, or choose another place.")
     if not folder.is_dir():
         raise OutputError(f"{folder}: is a file. Move it away, or choose another place.")
-    foreign = sorted({path.name for path in folder.iterdir()} - _made_by_ecopipe(folder))
+    _check_own(folder, name=folder, prefix=folder.name)
+
+
+def _check_own(folder: Path, *, name: Path, prefix: str) -> None:
+    """Refuses a folder that holds anything but an index and the shards that ecopipe wrote with it."""
+    foreign = sorted({path.name for path in folder.iterdir()} - _made_by_ecopipe(folder, prefix))
     if foreign:
-        raise OutputError(
-            f"{folder}: holds {foreign[0]!r}, which ecopipe did not make, and is not replaced. Move it away."
-        )
+        found = repr(foreign[0])
+        raise OutputError(f"{name}: holds {found}, which ecopipe did not make, and is not replaced. Move it away.")
 
 
-def _made_by_ecopipe(folder: Path) -> set[str]:
-    """The names in a folder that an index of ours accounts for: its shards, and itself."""
+def _made_by_ecopipe(folder: Path, prefix: str) -> set[str]:
+    """The names in a folder that an index of ours accounts for: the shards that were written with it, and itself."""
     path = folder / index_format.FILE_NAME
     if not path.is_file():
         return set()
@@ -233,7 +242,8 @@ def _made_by_ecopipe(folder: Path) -> set[str]:
         index = index_format.IndexFile(str(path))
     except IndexFileError:
         return set()
-    names = {shard.name for shard in index.shards}
+    pattern = re.compile(re.escape(prefix) + r"-\d{6}\.tar")
+    names = {shard.name for shard in index.shards if index.made_by == MADE_BY and pattern.fullmatch(shard.name)}
     index.close()
     return {path.name, *names}
 

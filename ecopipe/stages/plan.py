@@ -51,8 +51,11 @@ class Where(PlanStage):
             if self.at_most is not None:
                 keep &= np.asarray(pc.fill_null(pc.less_equal(column, self.at_most), False))
             if self.one_of is not None:
-                keep &= np.asarray(pc.is_in(column, value_set=pa.array(self.one_of, type=column.type)))
-        except (pa.ArrowException, TypeError) as error:
+                values = pa.array(self.one_of)
+                if pa.types.is_string(values.type) != pa.types.is_string(column.type):
+                    raise TypeError(f"one_of holds {values.type}")
+                keep &= np.asarray(pc.is_in(column, value_set=values.cast(column.type)))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise self.refuse(f"{self.measure} holds {column.type}, which cannot be compared so ({error}).") from error
         kept: Rows = rows[keep[rows]]
         return kept
@@ -176,6 +179,11 @@ class Bucket(BatchingStage):
             at = int(rows[int(np.argmax(np.asarray(column.is_null())))])
             raise self._sample_error(block, at, f"has no {self.measure}. Leave it out with Where, or index again")
         lengths = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+        if not np.isfinite(lengths).all():
+            at = int(rows[int(np.argmin(np.isfinite(lengths)))])
+            raise self._sample_error(
+                block, at, f"has a {self.measure} that is no finite number. Index the shards again"
+            )
         if self.max_padded is not None and lengths.max() > self.max_padded:
             at = int(rows[int(lengths.argmax())])
             raise self._sample_error(

@@ -13,14 +13,15 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ecopipe.vocabulary.errors import OutputError
 
 PREFIX = ".ecopipe-"
 _RANDOM = 8  # characters that tempfile puts between prefix and suffix
-_OLD = ".old"
+OLD_PREFIX = ".ecopipe-old-"
+_NO_LOCK = -1  # the file system has none: nothing is swept there
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
@@ -52,17 +53,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file or folder; None if another process holds it, or it is gone."""
+    """A descriptor that holds the lock of a file or folder; None if another process holds it, or it is gone.
+
+    Raises:
+        OSError: This file system has no locks.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == os.stat(path).st_ino:  # not one that was removed meanwhile
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except OSError:
         os.close(descriptor)
-        return None
-    return descriptor
+        raise
+    os.close(descriptor)
+    return None
 
 
 @contextlib.contextmanager
@@ -79,12 +89,16 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
                 handle, name = tempfile.mkstemp(prefix=PREFIX, suffix="-" + path.name, dir=path.parent)
                 os.close(handle)
                 temporary = Path(name)
-            lock = _lock(temporary)
+            try:
+                lock = _lock(temporary)
+            except OSError:
+                lock = _NO_LOCK
         try:
             yield temporary
         finally:
             _remove(temporary)
-            os.close(lock)
+            if lock != _NO_LOCK:
+                os.close(lock)
 
 
 @contextlib.contextmanager
@@ -104,12 +118,13 @@ def publish_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def publish_folder(path: Path, *, replace: bool = False, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary folder to fill; it becomes ``path`` when the block ends well, and is removed otherwise.
 
     Args:
         path: The final place. It must not exist, unless ``replace``.
         replace: Put it in the place of an existing folder, which is removed once the new one stands.
+        check: Called with the existing folder when it is about to be replaced; may refuse by raising.
 
     Raises:
         OutputError: The place is taken or cannot be written; the disk is full. Every OSError of the block is taken for
@@ -126,13 +141,16 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                     os.fsync(written.fileno())
         if path.exists() and not replace:
             raise OutputError(f"{path}: appeared while it was being written; another run made it. It was not changed.")
-        old = temporary.with_name(temporary.name + _OLD)
-        if path.exists():
-            os.rename(path, old)
+        random = temporary.name[len(PREFIX) : len(PREFIX) + _RANDOM]
+        old = temporary.with_name(f"{OLD_PREFIX}{random}-{path.name}")
         try:
+            if path.exists():
+                os.rename(path, old)
+                if check is not None:
+                    check(old)
             os.rename(temporary, path)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not path.exists():
                 os.rename(old, path)
             raise
         _sync_folder(path.parent)
@@ -142,14 +160,17 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def sweep(path: Path) -> None:
     """Removes what interrupted runs that were writing ``path`` left beside it; what a living run writes is locked."""
     for left in list(path.parent.iterdir()):
-        if not left.name.startswith(PREFIX):
+        new = left.name.startswith(PREFIX) and left.name[len(PREFIX) + _RANDOM :] == f"-{path.name}"
+        old = left.name.startswith(OLD_PREFIX) and left.name[len(OLD_PREFIX) + _RANDOM :] == f"-{path.name}"
+        if not new and not old:
             continue
-        rest = left.name[len(PREFIX) + _RANDOM :]
-        if rest not in (f"-{path.name}", f"-{path.name}{_OLD}"):
+        try:
+            lock = _lock(left)
+        except OSError:
             continue
-        if (lock := _lock(left)) is None:
+        if lock is None:
             continue
-        if rest.endswith(_OLD) and not path.exists():  # ended between the two renames: the old one still counts
+        if old and not path.exists():  # ended between the two renames: the old one still counts
             os.rename(left, path)
         else:
             _remove(left)

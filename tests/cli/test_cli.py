@@ -380,7 +380,7 @@ def test_a_full_standard_output_is_told(shards: Path) -> None:
             [*ECOPIPE, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert done.returncode == 2
-    assert done.stderr == "ecopipe: No space left on device. Check the disk and the place that the output goes to.\n"
+    assert done.stderr == "ecopipe: No space left on device. Check the disk, the paths and where the output goes.\n"
 
 
 def test_a_terminated_shard_leaves_nothing(tmp_path: Path) -> None:
@@ -392,6 +392,21 @@ def test_a_terminated_shard_leaves_nothing(tmp_path: Path) -> None:
     child.terminate()
     assert child.wait(60) == 143
     assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_terminating_the_whole_group_keeps_the_ledger(tmp_path: Path, shards: Path) -> None:
+    path = shards / "imdb" / "train"
+    arguments = ["stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={path}", "--workers", "2"]
+    more = ["--epochs", "100000", "--ledger", str(tmp_path / "l.parquet")]
+    child = subprocess.Popen([*ECOPIPE, *map(str, arguments), *more], stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 143, error
+    assert pq.read_table(tmp_path / "l.parquet").num_rows > 0
 
 
 def test_an_interrupted_dataset_says_how_to_go_on(tmp_path: Path, corpora: Path) -> None:

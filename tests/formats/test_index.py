@@ -107,7 +107,12 @@ def parquet(meta: dict[str, str] | None) -> io.BytesIO:
             parquet(
                 {
                     "ecopipe": json.dumps(
-                        {"version": 1, "extensions": [], "shards": [{"name": "x", "size": 1, "rows": 9, "digest": ""}]}
+                        {
+                            "version": 1,
+                            "made_by": "",
+                            "extensions": [],
+                            "shards": [{"name": "x", "size": 1, "rows": 9, "digest": ""}],
+                        }
                     )
                 }
             ),

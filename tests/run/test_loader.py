@@ -88,6 +88,50 @@ def test_a_second_iterator_ends_the_first(pipeline: Pipeline) -> None:
         next(fourth)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stale_iterator_takes_nothing_from_the_new_one(pipeline: Pipeline, workers: int) -> None:
+    with Loader(pipeline, workers=workers) as loader:
+        stale = iter(loader)
+        next(stale)
+        live = iter(loader)
+        first = seen(next(live))
+        with pytest.raises(RuntimeError, match="this iterator is over"):
+            next(stale)
+        second = seen(next(live))
+        assert loader.state_dict()["batch"] == 2
+        assert [first, second, *(seen(batch) for batch in live)] == trace(pipeline)
+
+
+def test_after_a_worker_died_the_loader_goes_on_from_the_state(pipeline: Pipeline) -> None:
+    whole = trace(pipeline)
+    with Loader(pipeline, workers=1) as loader:
+        batches = iter(loader)
+        taken = [seen(next(batches))]
+        os.kill(loader._torch_loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        with pytest.raises(WorkerError, match="continue from it"):
+            taken += [seen(batch) for batch in batches]
+        loader.load_state_dict(loader.state_dict())
+        assert taken + [seen(batch) for batch in loader] == whole
+
+
+def lock(image: torch.Tensor) -> object:
+    return (value for value in image)
+
+
+def test_a_batch_that_cannot_be_sent_is_an_error_and_not_a_wait(shards: Path) -> None:
+    stages = (Batch(8), DecodeImage(), Map(lock, field="image", into="kept"), Collate("image", keep=("kept",)))
+    pipeline = Pipeline(TarShards(str(shards / "cifar10" / "train")), *stages)
+    with Loader(pipeline, workers=1) as loader, pytest.raises(SampleError, match="its batch cannot be made or sent"):
+        next(iter(loader))
+
+
+def test_an_epoch_of_another_kind_of_int_is_json_all_the_same(pipeline: Pipeline) -> None:
+    with Loader(pipeline, epoch=np.int64(1), seed=np.int64(3)) as loader:  # type: ignore[arg-type]
+        json.dumps(loader.state_dict())
+        loader.set_epoch(np.int64(2))  # type: ignore[arg-type]
+        json.dumps(loader.state_dict())
+
+
 def test_set_epoch_while_iterating_ends_the_iterator(pipeline: Pipeline) -> None:
     with Loader(pipeline) as loader:
         unbegun = iter(loader)

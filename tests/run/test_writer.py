@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ import pytest
 import webdataset
 
 from ecopipe.datasets.corpus import Corpus, RawSample, open_corpus
-from ecopipe.datasets.shards import verify_folder
+from ecopipe.datasets.shards import find_tars, index_tars, verify_folder
 from ecopipe.run.writer import ShardWriter, write_corpus
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, OutputError
 
@@ -120,6 +121,36 @@ def test_a_tar_that_no_index_accounts_for_is_never_replaced(tmp_path: Path) -> N
     for split in ("train", "test"):
         with pytest.raises(OutputError, match=r"which ecopipe did not make, and is not replaced"):
             write_corpus(Texts(3), tmp_path, splits=[split], overwrite=True)
+
+
+def test_a_tar_is_not_ecopipes_because_it_was_indexed(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    write_corpus(Texts(3), tmp_path, splits=["train"])
+    write_corpus(Texts(3), tmp_path / "other", splits=["train"])
+    shutil.copy(tmp_path / "other" / "train" / "train-000000.tar", folder / "my-precious.tar")
+    index_tars(find_tars(str(folder)))
+    with pytest.raises(OutputError, match=r"holds 'my-precious\.tar', which ecopipe did not make"):
+        write_corpus(Texts(3), tmp_path, splits=["train"], overwrite=True)
+    foreign = tmp_path / "foreign" / "train"
+    foreign.mkdir(parents=True)
+    shutil.copy(folder / "my-precious.tar", foreign / "train-000000.tar")
+    index_tars(find_tars(str(foreign)))
+    with pytest.raises(OutputError, match=r"holds 'train-000000\.tar', which ecopipe did not make"):
+        write_corpus(Texts(3), tmp_path / "foreign", splits=["train"], overwrite=True)
+
+
+def test_what_appears_while_shards_are_written_is_not_replaced(tmp_path: Path) -> None:
+    write_corpus(Texts(3), tmp_path, splits=["train"])
+
+    class Slow(Texts):
+        def samples(self, split: str) -> Iterator[RawSample]:
+            yield from super().samples(split)
+            (tmp_path / "train" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(OutputError, match=r"train: holds 'thesis\.txt', which ecopipe did not make"):
+        write_corpus(Slow(3), tmp_path, splits=["train"], overwrite=True)
+    assert (tmp_path / "train" / "thesis.txt").read_text() == "years of work"
+    assert not list(tmp_path.glob(".ecopipe-*"))
 
 
 def test_two_corpora_do_not_share_a_place(tmp_path: Path, corpora: Path) -> None:

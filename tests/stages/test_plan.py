@@ -51,7 +51,13 @@ def test_where_takes_names_too() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "column"),
-    [(Where("s", at_least=1), ["a"]), (Where("n", one_of=(0, "x")), [1]), (Where("n", one_of=("0",)), [1])],
+    [
+        (Where("s", at_least=1), ["a"]),
+        (Where("n", one_of=(0, "x")), [1]),
+        (Where("n", one_of=("0",)), [1]),
+        (Where("n", one_of=(1.7,)), [1]),
+        (Where("n", one_of=(2**70,)), [1]),
+    ],
 )
 def test_where_refuses_what_cannot_be_compared(stage: Where, column: list[object]) -> None:
     table = block(**{stage.measure: column})

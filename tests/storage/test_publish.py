@@ -1,5 +1,6 @@
 """A name holds the finished thing or nothing (law 8)."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -103,13 +104,43 @@ def test_a_sweep_takes_only_its_own_name_and_nothing_that_lives(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == ["set", "set-2026"]
 
 
+def test_where_there_are_no_locks_things_are_published_and_nothing_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / ".ecopipe-abcdefgh-d").mkdir()
+    with publish_folder(tmp_path / "d") as folder:
+        (folder / "a").write_text("1")
+    with publish_file(tmp_path / "f") as file:
+        file.write_text("1")
+    assert sorted(os.listdir(tmp_path)) == [".ecopipe-abcdefgh-d", "d", "f"]
+
+
+def test_an_interruption_between_the_renames_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with publish_folder(tmp_path / "d") as folder:
+        (folder / "a").write_text("old")
+
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), publish_folder(tmp_path / "d", replace=True, check=stop):
+        pass
+    assert (tmp_path / "d" / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["d"]
+
+
 def test_when_the_last_rename_fails_the_old_folder_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with publish_folder(tmp_path / "d") as folder:
         (folder / "a").write_text("old")
     rename = os.rename
 
     def fail(source: Path, target: Path) -> None:
-        if target == tmp_path / "d" and not str(source).endswith(".old"):
+        if target == tmp_path / "d" and ".ecopipe-old-" not in str(source):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
