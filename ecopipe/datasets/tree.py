@@ -277,6 +277,8 @@ class Tree:
     def _list_tar(self) -> Iterator[tuple[str, int, int]]:
         """(name, offset, size) of each file; offset and size in bytes."""
         file = cast(IO[bytes], self._file)
+        if os.pread(file.fileno(), _BLOCK, 0) == bytes(_BLOCK):
+            return  # an empty tar, over which Python 3.10's tarfile stumbles
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:

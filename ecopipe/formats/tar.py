@@ -73,6 +73,9 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
     if size < 2 * BLOCK:
         raise ShardError(f"{path}: holds {size:,} bytes, too few for a tar. Fetch it again.")
     file.seek(0)
+    if file.read(len(END)) == END:
+        return  # an empty tar, over which Python 3.10's tarfile stumbles
+    file.seek(0)
     seen: set[str] = set()
     entry: Entry | None = None
     try:

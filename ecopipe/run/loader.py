@@ -153,13 +153,14 @@ class Loader:
                 self._taken = self._issued.popleft()
                 count += 1
                 yield batch
-        except RuntimeError as error:
-            if not is_worker_death(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter while a batch was handed over
+            if isinstance(error, RuntimeError) and not is_worker_death(error):
                 raise
             self._end_workers()
+            reason = str(error).splitlines()[0].rstrip(". ") if isinstance(error, RuntimeError) else "a worker is gone"
             raise WorkerError(
-                f"loader: {str(error).splitlines()[0].rstrip('. ')}. The state after the last batch is good: continue "
-                "from it. If workers die again, use fewer, or give them more memory."
+                f"loader: {reason}. The state after the last batch is good: continue from it. If workers die again, "
+                "use fewer, or give them more memory."
             ) from error
         self._check_turn(turn)
         if fresh and not count:

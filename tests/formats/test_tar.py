@@ -140,6 +140,10 @@ def test_a_name_that_is_no_utf8_is_refused() -> None:
         read(file.getvalue())
 
 
+def test_an_empty_tar_holds_nothing() -> None:
+    assert read(write([])) == []
+
+
 def test_two_members_of_one_extension_are_refused() -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:

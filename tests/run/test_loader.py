@@ -107,9 +107,13 @@ def test_after_a_worker_died_the_loader_goes_on_from_the_state(pipeline: Pipelin
     with Loader(pipeline, workers=1) as loader:
         batches = iter(loader)
         taken = [seen(next(batches))]
-        os.kill(loader._torch_loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
-        with pytest.raises(WorkerError, match="continue from it"):
-            taken += [seen(batch) for batch in batches]
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's may raise in this very function
+        try:
+            os.kill(loader._torch_loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+            with pytest.raises(WorkerError, match="continue from it"):
+                taken += [seen(batch) for batch in batches]
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
         loader.load_state_dict(loader.state_dict())
         assert taken + [seen(batch) for batch in loader] == whole
 
@@ -349,7 +353,7 @@ def test_a_worker_that_is_killed_is_told_as_that(shards: Path) -> None:
     pipeline = images(shards, Map(die, field="image"))
     with (
         Loader(pipeline, workers=1) as loader,
-        pytest.raises(WorkerError, match="loader: DataLoader worker .*continue from it"),
+        pytest.raises(WorkerError, match="loader: .*worker .*continue from it"),
     ):
         list(loader)
 
