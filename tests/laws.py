@@ -22,7 +22,7 @@ from ecopipe.insight.digest import Digest
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.blocks import Slice
 from ecopipe.run.loader import Loader
-from ecopipe.run.worker import BatchMaker
+from ecopipe.run.maker import BatchMaker
 from ecopipe.stages.plan import Batch as BatchStage
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
@@ -133,8 +133,10 @@ def law_4_exactly_once(pipeline: Pipeline, expected: Counter[str] | None = None)
     """Each sample is delivered exactly once per epoch, or as often as ``expected`` says."""
     with Loader(pipeline) as loader:
         if expected is None:
-            slices = [Slice(number, 0, rows) for number, rows in enumerate(loader.shards.rows_per_shard)]
-            expected = Counter(loader.shards.read(slices)["key"].to_pylist())
+            expected = Counter()
+            for shards in loader.shards.parts.values():
+                slices = [Slice(number, 0, rows) for number, rows in enumerate(shards.rows_per_shard)]
+                expected.update(shards.read(slices)["key"].to_pylist())
         for _ in range(2):
             assert Counter(key for batch in loader for key in batch["keys"]) == expected
 
@@ -164,10 +166,9 @@ def _features(pipeline: Pipeline) -> dict[str, torch.Tensor]:
 def law_6_no_stage_changes_its_input(pipeline: Pipeline) -> None:
     """A stage's input is after the call what it was before."""
     with Loader(pipeline) as loader:
-        iter(loader)
-        task = next(loader._tasks.next)
+        task = next(loader._tasks())
     maker = BatchMaker(pipeline)
-    samples = maker._samples(task.rows)
+    samples = [maker._read(row) for row in task.rows.to_pylist()]
     for stage in pipeline.sample_stages:
         before = copy.deepcopy([dict(sample) for sample in samples])
         after = [stage.apply(sample, Chance(0, 0, stage.label)) for sample in samples]

@@ -15,7 +15,7 @@ from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map, OnDevice
 from ecopipe.stages.image import DecodeImage, Normalize
 from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
-from ecopipe.stages.source import TarShards
+from ecopipe.stages.source import Mix, TarShards
 from ecopipe.stages.spectral import LogMel, SpecAugment
 from ecopipe.stages.stage import REGISTRY
 from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
@@ -91,7 +91,27 @@ def images(shards: Path) -> Pipeline:
     )
 
 
-MADE: list[Callable[[Path], Pipeline]] = [speech, reviews, json_reviews, images]
+def mixture(shards: Path) -> Pipeline:
+    """Two sources, two lanes, buckets in groups, and a policy for bad samples that meets none."""
+    root = shards / "imdb"
+    return Pipeline(
+        Mix(
+            (TarShards(str(root / "train")), TarShards(str(root / "test"))),
+            weights=(3, 2),
+            stop="all",
+            lanes=2,
+            block_rows=24,
+        ),
+        Where("chars", at_least=1),
+        Shuffle(),
+        Bucket("tokens", max_count=6, group=2),
+        TokenizeBasicEnglish(buckets=500),
+        Collate("tokens", target="label", keep=("source",)),
+        bad_samples="substitute",
+    )
+
+
+MADE: list[Callable[[Path], Pipeline]] = [speech, reviews, json_reviews, images, mixture]
 
 
 @pytest.fixture(params=[*FILES, *MADE], ids=lambda param: param.stem if isinstance(param, Path) else param.__name__)

@@ -36,6 +36,13 @@ class Storage(str, Enum):
     raw = "raw"
 
 
+class Verify(str, Enum):
+    """Whether what is read is compared with the index."""
+
+    crc = "crc"
+    off = "off"
+
+
 class Tail(str, Enum):
     """What ranks without a batch in the last step do."""
 
@@ -124,8 +131,15 @@ def stream(
     ] = Tail.repeat,
     limit_batches: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many batches.")] = None,
     ledger: Annotated[
-        Optional[Path], typer.Option(help="Write a row per delivered sample to this Parquet file.")
+        Optional[Path], typer.Option(help="Enter what is delivered in the ledger of this folder, for 'ecopipe audit'.")
     ] = None,
+    quarantine: Annotated[
+        Optional[Path],
+        typer.Option(help="Append the bad samples that [bad_samples] lets pass to this file (JSON lines)."),
+    ] = None,
+    verify: Annotated[
+        Verify, typer.Option(help="Compare what is read with the CRC in the index, or do not.")
+    ] = Verify.crc,
     digest: Annotated[bool, typer.Option(help="Hash what is delivered.")] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
@@ -145,9 +159,29 @@ def stream(
         tail=tail.value,
         limit_batches=limit_batches,
         ledger=ledger,
+        quarantine=quarantine,
+        verify=verify.value,
         with_digest=digest,
         as_json=json_,
     )
+
+
+@app.command()
+def audit(
+    ledgers: Annotated[list[Path], typer.Argument(help="Ledger folders or files, of all ranks and restarts.")],
+    index_: Annotated[
+        list[str],
+        typer.Option("--index", metavar="[NAME=]PATH", help="The shards that were streamed. NAME= for each of a Mix."),
+    ],
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="So many epochs must be finished.")] = None,
+    most: Annotated[int, typer.Option(min=0, help="Problems to list.")] = 50,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare what the trainer took with the plan, over all ranks and restarts. Exits with 1 if they differ."""
+    from ecopipe.cli import auditing
+
+    if auditing.audited(ledgers, index_, epochs=epochs, most=most, as_json=json_):
+        raise typer.Exit(EXIT_PROBLEMS)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from rich.table import Table
 from ecopipe.cli.progress import bytes_bar, count_bar
 from ecopipe.datasets.shards import not_indexed
 from ecopipe.insight.digest import Digest
-from ecopipe.insight.ledger import Ledger
 from ecopipe.insight.summary import StreamSummary
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.toml import load, parse_override
-from ecopipe.plan.shards import Shards
+from ecopipe.plan.mixed import Opened
 from ecopipe.run.loader import Loader
+from ecopipe.run.maker import Verify
 from ecopipe.run.ranks import Tail
 from ecopipe.storage import files
 
@@ -38,6 +37,8 @@ def stream(
     tail: Tail,
     limit_batches: int | None,
     ledger: Path | None,
+    quarantine: Path | None,
+    verify: Verify,
     with_digest: bool,
     as_json: bool,
 ) -> None:
@@ -46,22 +47,21 @@ def stream(
     shards = open_source(pipeline)
     summary = StreamSummary()
     digest = Digest() if with_digest else None
-    with ExitStack() as stack:
-        loader = stack.enter_context(
-            Loader(
-                pipeline,
-                workers=workers,
-                device=device,
-                rank=rank,
-                world_size=world_size,
-                seed=seed,
-                epoch=epoch,
-                tail=tail,
-                shards=shards,
-            )
-        )
-        entries = stack.enter_context(Ledger(ledger)) if ledger else None
-        run(loader, summary, epochs=epochs, limit_batches=limit_batches, digest=digest, ledger=entries)
+    with Loader(
+        pipeline,
+        workers=workers,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        epoch=epoch,
+        tail=tail,
+        ledger=ledger,
+        quarantine=quarantine,
+        verify=verify,
+        shards=shards,
+    ) as loader:
+        run(loader, summary, epochs=epochs, limit_batches=limit_batches, digest=digest)
     figures = {
         "pipeline": str(file), "seed": seed, "epoch": epoch, "epochs": epochs, "workers": workers,
         "device": str(loader.device), "rank": loader.rank, "world_size": loader.world_size,
@@ -74,13 +74,13 @@ def stream(
         Console().print(_table(figures))
 
 
-def open_source(pipeline: Pipeline) -> Shards:
+def open_source(pipeline: Pipeline) -> Opened:
     """Opens a pipeline's shards, with a progress bar if they have to be indexed first."""
-    todo = not_indexed(pipeline.source.paths)
+    todo = not_indexed(pipeline.source.shard_paths)
     if not todo:
-        return pipeline.source.open()
+        return pipeline.open()
     with bytes_bar(f"indexing {len(todo):,} tars", sum(files.size_of(tar) for tar in todo)) as advance:
-        return pipeline.source.open(advance)
+        return pipeline.open(advance)
 
 
 def run(
@@ -90,7 +90,6 @@ def run(
     epochs: int = 1,
     limit_batches: int | None = None,
     digest: Digest | None = None,
-    ledger: Ledger | None = None,
 ) -> None:
     """Takes the batches of some epochs and enters them where they are to be entered."""
     with count_bar("streaming samples", loader.shards.rows * epochs // loader.world_size) as advance:
@@ -100,8 +99,6 @@ def run(
                 advance(len(batch.sample_keys))
                 if digest is not None:
                     digest.add(batch)
-                if ledger is not None:
-                    ledger.add(batch)
                 if limit_batches is not None and summary.batches >= limit_batches:
                     summary.finish()
                     return
@@ -112,6 +109,8 @@ _TITLES = {
     "samples": "samples",
     "batches": "batches",
     "repeated_batches": "batches repeated to fill the last step",
+    "skipped": "bad samples left out",
+    "substituted": "bad samples replaced",
     "wall_s": "time, s",
     "first_batch_s": "time to the first batch, s",
     "samples_per_s": "samples/s",
@@ -121,12 +120,15 @@ _TITLES = {
     "digest": "digest",
 }
 
+_RARE = ("repeated_batches", "skipped", "substituted")
+"""Figures that are told only where there is something to tell."""
+
 
 def _table(figures: dict[str, Any]) -> Table:
     table = Table(show_header=False)
     for key, title in _TITLES.items():
         value = figures.get(key)
-        if value is None or (key == "repeated_batches" and not value):
+        if value is None or (key in _RARE and not value):
             continue
         if key == "padding_fraction":
             shown = f"{value:.1%}"

@@ -80,7 +80,7 @@ def index_path(folder: str) -> str:
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ecopipe"
     )
     absolute = folder if files.is_url(folder) else os.path.abspath(folder)
-    return os.path.join(cache, "index", hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".parquet")
+    return os.path.join(cache, "index", hashlib.blake2b(absolute.encode(), digest_size=12).hexdigest() + ".arrow")
 
 
 def scan_rows(path: str, progress: Progress = silent) -> tuple[int, list[Row]]:
@@ -155,10 +155,15 @@ def _with_extras(rows: list[Row], old: IndexFile, number: int) -> list[Row]:
 
 def index_tars(tars: Sequence[str], progress: Progress = silent) -> list[str]:
     """Indexes tars, folder by folder; the paths of the indexes."""
+    return [index_folder(folder, names, progress) for folder, names in by_folder(tars).items()]
+
+
+def by_folder(tars: Sequence[str]) -> dict[str, list[str]]:
+    """Tars by the folder that holds them."""
     folders: dict[str, list[str]] = {}
     for path in tars:
         folders.setdefault(files.parent(path), []).append(path)
-    return [index_folder(folder, names, progress) for folder, names in folders.items()]
+    return folders
 
 
 def open_index(path: str) -> IndexFile:
@@ -178,16 +183,18 @@ def opened(path: str) -> Iterator[IndexFile]:
 
 def not_indexed(paths: Sequence[str]) -> list[str]:
     """Tars that paths name and that no index lists yet."""
-    folders: dict[str, list[str]] = {}
-    for tar in (tar for path in paths for tar in find_tars(path)):
-        folders.setdefault(files.parent(tar), []).append(tar)
+    return unlisted(by_folder([tar for path in paths for tar in find_tars(path)]))
+
+
+def unlisted(folders: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tars, given by the folder that holds them, that no index lists yet."""
     found = []
     for folder, tars in folders.items():
         target = index_path(folder)
         listed: set[str] = set()
         if files.exists(target):
             with opened(target) as index:
-                listed = {shard.name for shard in index.shards}
+                listed = set(index.shards.table["name"].to_pylist())
         found += [tar for tar in tars if files.base_name(tar) not in listed]
     return found
 
@@ -256,8 +263,8 @@ def _verify_shard(path: str, index: IndexFile, number: int, result: Verified, pr
     result.bytes += size
     done = 0
     with files.open_binary(path) as file:
-        for start in range(0, info.rows, index_format.ROW_GROUP):
-            rows = index.read(number, start, min(start + index_format.ROW_GROUP, info.rows))
+        for start in range(0, info.rows, index_format.BATCH_ROWS):
+            rows = index.read(number, start, min(start + index_format.BATCH_ROWS, info.rows))
             for key, members in zip(rows["key"].to_pylist(), rows["members"].to_pylist(), strict=True):
                 result.samples += 1
                 for member in members:

@@ -1,9 +1,13 @@
-"""The index beside the tars: ``index.parquet``, one row per sample, in the order of the tars.
+"""The index beside the tars: ``index.arrow``, one row per sample, in the order of the tars.
 
 Columns: ``key`` (str), ``shard`` (str, the tar's file name), ``members`` (list of {extension, offset, size, crc32}),
-the measures of :data:`ecopipe.formats.measures.MEASURES`, and what the corpus adds (speaker, rating, ...). Each row
-group holds rows of one shard. The footer's ``ecopipe`` entry (JSON) lists the shards with their size in bytes, their
-number of rows and a digest of what they hold.
+the measures of :data:`ecopipe.formats.measures.MEASURES`, and what the corpus adds (speaker, rating, ...).
+
+It is an Arrow IPC file (pyarrow, pandas, polars and DuckDB read it). A record batch holds rows of one shard, the last
+one none: its metadata has an entry ``ecopipe`` (JSON) that lists the shards with their size in bytes, their number of
+rows, a digest of what they hold, and the sum of each column of numbers. Where the batch of a row lies follows from the
+shards' rows, so an open index holds 24 bytes per batch and some 150 per shard, and reads any thousand rows at once.
+(Parquet's footer describes each column of each row group, and is read whole: 1.3 KB for as many rows.)
 """
 
 from __future__ import annotations
@@ -11,29 +15,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ecopipe.formats.measures import MEASURES
 from ecopipe.formats.tar import Member
 from ecopipe.vocabulary import errors
 
-FILE_NAME = "index.parquet"
-VERSION = 1
-ROW_GROUP = 2048
-"""Rows per row group at most, so that a block reads little more than its own rows."""
+FILE_NAME = "index.arrow"
+VERSION = 2
+BATCH_ROWS = 1024
+"""Rows per record batch at most. A slice of a block of the default size is one batch."""
 
-RECENT_GROUPS = 32
-"""Row groups that an open index keeps, the most recently used: neighbouring slices lie in one."""
+RECENT_BATCHES = 32
+"""Record batches that an open index keeps, the most recently used: several short slices lie in one."""
 
 _MEMBER = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
 _FIXED = [("key", pa.string()), ("shard", pa.string()), ("members", pa.list_(_MEMBER))]
+_SHARD = pa.schema([("name", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("digest", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,22 @@ class Row:
     measures: Mapping[str, Any]
 
 
+class ShardList:
+    """The shards of an index, as a table with the columns of :class:`ShardInfo`."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, number: int) -> ShardInfo:
+        return ShardInfo(*(column[number].as_py() for column in self.table.columns))
+
+    def __iter__(self) -> Iterator[ShardInfo]:
+        return map(ShardInfo, *(column.to_pylist() for column in self.table.columns))
+
+
 def schema_for(extras: Mapping[str, str]) -> pa.Schema:
     """The index's schema: the fixed columns, the measures, and a corpus's own columns (name -> Arrow type alias)."""
     columns = {**MEASURES, **extras}
@@ -71,6 +92,15 @@ def digest_rows(rows: Iterable[Row]) -> str:
     return state.hexdigest()
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _batches_of(rows: int) -> int:
+    """Record batches of a shard of so many rows; they are of nearly equal length."""
+    return -(-rows // BATCH_ROWS)
+
+
 class IndexWriter:
     """Writes an index, shard by shard.
 
@@ -85,7 +115,11 @@ class IndexWriter:
         self.schema = schema_for(extras or {})
         self.shards: list[ShardInfo] = []
         self.extensions: set[str] = set()
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_statistics=True)
+        self.filled: set[str] = set()
+        self._sums: dict[str, list[float]] = {field.name: [] for field in self.schema if _is_number(field.type)}
+        self._file = pa.OSFile(str(path), "wb")
+        options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+        self._writer = pa.ipc.new_file(self._file, self.schema, options=options)
 
     def add(self, name: str, size: int, rows: Sequence[Row]) -> ShardInfo:
         """Appends the rows of one shard."""
@@ -108,31 +142,41 @@ class IndexWriter:
 
     def add_table(self, shard: ShardInfo, table: pa.Table) -> ShardInfo:
         """Appends one shard whose rows are a table already."""
-        self.extensions.update(pc.list_flatten(table["members"].combine_chunks()).field("extension").to_pylist())
-        if shard.rows:
-            self._writer.write_table(table, row_group_size=ROW_GROUP)
+        parts = _batches_of(shard.rows)
+        for part in range(parts):
+            low, high = shard.rows * part // parts, shard.rows * (part + 1) // parts
+            (batch,) = table.slice(low, high - low).combine_chunks().to_batches()
+            self.extensions.update(pc.unique(batch["members"].flatten().field("extension")).to_pylist())
+            self.filled.update(name for name in batch.schema.names if batch[name].null_count < len(batch))
+            self._writer.write_batch(batch)
+        for name, sums in self._sums.items():
+            sums.append(pc.sum(table[name]).as_py() or 0)
         self.shards.append(shard)
         return shard
 
     def finish(self) -> None:
-        """Writes the footer."""
+        """Writes the list of shards, and the footer."""
         described = {
             "version": VERSION,
             "made_by": self._made_by,
             "extensions": sorted(self.extensions),
-            "shards": [asdict(shard) for shard in self.shards],
+            "filled": sorted(self.filled),
+            "shards": {name: [getattr(shard, name) for shard in self.shards] for name in _SHARD.names},
+            "sums": {name: sums for name, sums in self._sums.items() if name in self.filled},
         }
-        self._writer.add_key_value_metadata({"ecopipe": json.dumps(described)})
+        nothing = pa.RecordBatch.from_pylist([], schema=self.schema)
+        self._writer.write_batch(nothing, custom_metadata={"ecopipe": json.dumps(described)})
         self._writer.close()
+        self._file.close()
 
     def abandon(self) -> None:
-        """Closes the file without a footer of ours."""
+        """Closes the file without a footer."""
         with contextlib.suppress(OSError):
-            self._writer.close()
+            self._file.close()
 
 
 class IndexFile:
-    """An index opened for reading. Rows are read by shard and range; nothing is held but the last few row groups.
+    """An index opened for reading. Rows are read by shard and range; nothing is held but the last few record batches.
 
     Args:
         path: The index; its name in errors.
@@ -141,14 +185,18 @@ class IndexFile:
 
     def __init__(self, path: str, file: BinaryIO | None = None) -> None:
         self.path = path
+        self._readers: dict[tuple[str, ...] | None, Any] = {}
+        self._recent: dict[tuple[int, tuple[str, ...] | None], pa.RecordBatch] = {}
         try:
-            self._parquet = pq.ParquetFile(path if file is None else file)
+            self._file = pa.OSFile(path) if file is None else pa.PythonFile(file, "r")
+            reader = self._reader(None)
+            last = reader.num_record_batches - 1
+            meta = reader.get_batch_with_custom_metadata(last)[1] if last >= 0 else None
         except (pa.ArrowException, OSError) as error:
             raise errors.IndexFileError(
-                f"{path}: is no readable Parquet file ({error}). Delete it and run 'ecopipe index' on the tars."
+                f"{path}: is no readable Arrow file ({error}). Delete it and run 'ecopipe index' on the tars."
             ) from error
-        meta = self._parquet.metadata.metadata or {}
-        if b"ecopipe" not in meta:
+        if meta is None or b"ecopipe" not in meta:
             raise errors.IndexFileError(
                 f"{path}: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars."
             )
@@ -157,24 +205,22 @@ class IndexFile:
             raise errors.IndexFileError(
                 f"{path}: has version {described['version']}, this ecopipe reads {VERSION}. Run 'ecopipe index' again."
             )
-        self.shards = [ShardInfo(**shard) for shard in described["shards"]]
+        self.shards = ShardList(pa.table(described["shards"], schema=_SHARD))
         self.extensions = set(described["extensions"])
+        self.filled = set(described["filled"])
+        """Columns that hold at least one value."""
+        self.sums = {name: np.array(sums, dtype=np.float64) for name, sums in described["sums"].items()}
+        """The sum of each filled column of numbers, float64 [shards]; a row without a value counts as 0."""
         self.made_by = str(described["made_by"])
-        self.schema = self._parquet.schema_arrow.remove_metadata()
-        self._recent: dict[tuple[int, tuple[str, ...] | None], pa.Table] = {}
-        self._groups: list[list[tuple[int, int]]] = []  # per shard: (row group, rows)
-        group = 0
-        for shard in self.shards:
-            groups, rows = [], 0
-            while rows < shard.rows and group < self._parquet.num_row_groups:
-                count = self._parquet.metadata.row_group(group).num_rows
-                groups.append((group, count))
-                rows, group = rows + count, group + 1
-            if rows != shard.rows:
-                raise errors.IndexFileError(
-                    f"{path}: lists {shard.rows:,} rows for {shard.name} and holds {rows:,}. Run 'ecopipe index' again."
-                )
-            self._groups.append(groups)
+        self.schema = reader.schema
+        self._rows = self.shards.table["rows"].to_numpy()
+        batches = np.array([_batches_of(rows) for rows in self._rows.tolist()], dtype=np.int64)
+        self._first_batch = np.cumsum(batches) - batches
+        if (listed := int(batches.sum())) != last:
+            raise errors.IndexFileError(
+                f"{path}: lists {int(self._rows.sum()):,} rows, which are {listed:,} batches, and holds {last:,}. "
+                "Run 'ecopipe index' again."
+            )
 
     @property
     def extras(self) -> dict[str, str]:
@@ -182,45 +228,45 @@ class IndexFile:
         known = {name for name, _ in _FIXED} | set(MEASURES)
         return {field.name: str(field.type) for field in self.schema if field.name not in known}
 
-    def filled(self) -> set[str]:
-        """Columns that hold at least one value, by the statistics of the row groups."""
-        found: set[str] = set()
-        meta = self._parquet.metadata
-        for group in range(meta.num_row_groups):
-            row_group = meta.row_group(group)
-            for number in range(row_group.num_columns):
-                column = row_group.column(number)
-                stats = column.statistics
-                if stats is None or stats.null_count is None or stats.null_count < row_group.num_rows:
-                    found.add(column.path_in_schema.split(".", 1)[0])
-        return found
-
     def read(self, shard: int, start: int, stop: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """Rows [start, stop) of the shard with that number; some columns only, if named."""
-        parts, first = [], 0
-        for group, count in self._groups[shard]:
-            low, high = max(start - first, 0), min(stop - first, count)
-            if low < high:
-                parts.append(self._read_group(group, columns).slice(low, high - low))
-            first += count
-        return pa.concat_tables(parts) if parts else self.schema.empty_table()
+        rows, first = int(self._rows[shard]), int(self._first_batch[shard])
+        parts, stop = _batches_of(rows), min(stop, rows)
+        found = []
+        if start < stop:
+            # the last part that begins at or before a row: rows * part // parts <= row
+            for part in range(((start + 1) * parts - 1) // rows, (stop * parts - 1) // rows + 1):
+                low, high = rows * part // parts, rows * (part + 1) // parts
+                batch = self._read_batch(first + part, high - low, columns)
+                found.append(batch.slice(max(start - low, 0), min(stop, high) - max(start, low)))
+        return pa.Table.from_batches(found) if found else self.schema.empty_table()
 
-    def _read_group(self, group: int, columns: tuple[str, ...] | None) -> pa.Table:
-        wanted = None if columns is None else [name for name in columns if name in self.schema.names]
-        found = self._recent.pop((group, columns), None)
+    def _reader(self, columns: tuple[str, ...] | None) -> Any:
+        """A reader of some columns: each knows its own from the beginning."""
+        if columns not in self._readers:
+            wanted = [number for number, name in enumerate(self.schema.names) if name in columns] if columns else []
+            options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+            self._readers[columns] = pa.ipc.open_file(self._file, options=options)
+        return self._readers[columns]
+
+    def _read_batch(self, number: int, rows: int, columns: tuple[str, ...] | None) -> pa.RecordBatch:
+        found = self._recent.pop((number, columns), None)
         if found is None:
             try:
-                found = self._parquet.read_row_group(group, columns=wanted)
+                found = self._reader(columns).get_batch(number)
+                found.validate(full=True)
+                if len(found) != rows:
+                    raise pa.ArrowInvalid(f"batch {number} holds {len(found):,} rows and should hold {rows:,}")
             except (pa.ArrowException, OSError) as error:
                 reason = " ".join(str(error).split())
                 raise errors.IndexFileError(
                     f"{self.path}: is damaged ({reason}). Delete it and run 'ecopipe index' on the tars."
                 ) from error
-            if len(self._recent) >= RECENT_GROUPS:
+            if len(self._recent) >= RECENT_BATCHES:
                 self._recent.pop(next(iter(self._recent)))
-        self._recent[group, columns] = found  # the last is the most recent
+        self._recent[number, columns] = found  # the last is the most recent
         return found
 
     def close(self) -> None:
         """Closes the file."""
-        self._parquet.close()
+        self._file.close()

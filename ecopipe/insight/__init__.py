@@ -1,1 +1,1 @@
-"""What was delivered, and how fast: digest, ledger and summary."""
+"""What was delivered, whether it was what was planned, and how fast: digest, audit and summary."""

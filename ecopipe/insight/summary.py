@@ -18,6 +18,8 @@ class StreamSummary:
     samples: int = 0
     batches: int = 0
     repeated_batches: int = 0
+    skipped: int = 0
+    substituted: int = 0
     audio_s: float = 0.0
     tokens: int = 0
     true_length: int = 0
@@ -41,6 +43,9 @@ class StreamSummary:
         self.samples += len(batch.sample_keys)
         if batch.place is not None:
             self.repeated_batches += batch.place.repeat
+            replaced = sum(fault.substitute is not None for fault in batch.place.faults)
+            self.substituted += replaced
+            self.skipped += len(batch.place.faults) - replaced
             self.audio_s += batch.place.duration_s
         lengths = batch.get("lengths")
         if isinstance(lengths, torch.Tensor) and len(lengths):
@@ -66,6 +71,8 @@ class StreamSummary:
             "samples": self.samples,
             "batches": self.batches,
             "repeated_batches": self.repeated_batches,
+            "skipped": self.skipped,
+            "substituted": self.substituted,
             "wall_s": round(self.wall_s, 4),
             "first_batch_s": round(self.first_batch_s, 4),
             "samples_per_s": round(self.samples / wall, 2),

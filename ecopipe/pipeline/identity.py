@@ -7,13 +7,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.stages import foreign
-from ecopipe.stages.source import TarShards
+from ecopipe.stages.source import Mix, Source
 from ecopipe.stages.stage import Stage
 from ecopipe.vocabulary.errors import ConfigError
 
 
-def _content(path: str, thing: TarShards | Stage) -> str:
+def _content(path: str, thing: object) -> str:
     try:
         return "blake2b:" + hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
     except OSError as error:
@@ -30,7 +31,7 @@ def plain(value: Any) -> Any:
     return foreign.identity(value) if callable(value) else value
 
 
-def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
+def settings(thing: Source | Stage | BadSamples, *, identity: bool) -> dict[str, Any]:
     """The fields of a source or a stage.
 
     Args:
@@ -40,7 +41,9 @@ def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in dataclasses.fields(thing):
         value = getattr(thing, item.name)
-        if identity:
+        if item.name == "sources" and isinstance(thing, Mix):
+            found[item.name] = [settings(source, identity=identity) for source in thing.sources]
+        elif identity:
             if (kind := item.metadata.get("identity", True)) and not (kind == "content" and value is None):
                 found[item.name] = _content(value, thing) if kind == "content" else plain(value)
         elif value != (item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default):
@@ -48,10 +51,16 @@ def settings(thing: TarShards | Stage, *, identity: bool) -> dict[str, Any]:
     return found
 
 
-def describe(thing: TarShards | Stage) -> dict[str, Any]:
+def describe(thing: Source | Stage) -> dict[str, Any]:
     """The identity of a source or a stage, as JSON."""
-    kind = "source" if isinstance(thing, TarShards) else "stage"
+    kind = "stage" if isinstance(thing, Stage) else "source"
     return {kind: type(thing).__name__, **settings(thing, identity=True)}
+
+
+def less_weights(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without the weights of its mixture, which may change between two epochs."""
+    source = {name: value for name, value in identity["source"].items() if name != "weights"}
+    return {**identity, "source": source}
 
 
 def first_difference(saved: Any, now: Any, where: str = "") -> str | None:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
+from ecopipe.datasets.shards import Progress, silent
+from ecopipe.pipeline.bad_samples import BadSamples, Policy
 from ecopipe.pipeline.identity import describe
-from ecopipe.plan.blocks import Lane, deal_lanes, slices_of
+from ecopipe.pipeline.plan import Plan
+from ecopipe.plan.mixed import Opened
 from ecopipe.stages.plan import Take, Where
-from ecopipe.stages.source import TarShards
+from ecopipe.stages.source import Mix, Source, TarShards
 from ecopipe.stages.stage import (
     ANY,
     BatchingStage,
     CollateStage,
     DeviceStage,
     PlanStage,
-    Rows,
     SampleStage,
     Stage,
 )
 from ecopipe.vocabulary.errors import ConfigError, nearest
-from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
 if TYPE_CHECKING:
@@ -49,20 +47,26 @@ class Pipeline:
     >>> for batch in pipe.loader(workers=2): ...
 
     It is refused at construction if the stages cannot work in their order, and before a payload byte is read if the
-    shards do not hold what a stage needs. ``pipeline | stage`` gives a longer one.
+    shards do not hold what a stage needs. ``pipeline | stage`` gives a longer one. ``bad_samples`` says what becomes of
+    samples that cannot be read or processed: ``"raise"``, ``"skip"``, ``"substitute"``, or a :class:`BadSamples`.
 
     Raises:
         ConfigError: The order cannot work; two stages share a name.
     """
 
-    source: TarShards
+    source: Source
     stages: tuple[Stage, ...]
+    bad_samples: BadSamples
 
-    def __init__(self, source: TarShards, *stages: Stage) -> None:
+    def __init__(self, source: Source, *stages: Stage, bad_samples: BadSamples | Policy = "raise") -> None:
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "stages", stages)
-        if not isinstance(source, TarShards):
-            raise ConfigError(f"Pipeline: the first argument is the source (TarShards), got {type(source).__name__}.")
+        policy = bad_samples if isinstance(bad_samples, BadSamples) else BadSamples(bad_samples)
+        object.__setattr__(self, "bad_samples", policy)
+        if not isinstance(source, TarShards | Mix):
+            raise ConfigError(
+                f"Pipeline: the first argument is the source (TarShards or Mix), got {type(source).__name__}."
+            )
         for number, stage in enumerate(stages, 1):
             if not isinstance(stage, Stage):
                 raise ConfigError(
@@ -74,7 +78,7 @@ class Pipeline:
         self._check_batch_fields()
 
     def __or__(self, stage: Stage) -> Pipeline:
-        return Pipeline(self.source, *self.stages, stage)
+        return Pipeline(self.source, *self.stages, stage, bad_samples=self.bad_samples)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of epoch 0 under seed 0, made in this process."""
@@ -83,6 +87,8 @@ class Pipeline:
 
     def __repr__(self) -> str:
         lines = [repr(self.source), *(repr(stage) for stage in self.stages)]
+        if self.bad_samples != BadSamples():
+            lines.append(f"bad_samples={self.bad_samples!r}")
         return "Pipeline(\n" + "".join(f"    {line},\n" for line in lines) + ")"
 
     def loader(self, **settings: Any) -> Loader:
@@ -97,7 +103,8 @@ class Pipeline:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides what is delivered, as JSON: stages and settings, less tuning and paths."""
+        """What decides what is delivered, as JSON: stages and settings, less tuning, paths and the policy for bad
+        samples."""
         return {"source": describe(self.source), "stages": [describe(stage) for stage in self.stages]}
 
     @property
@@ -170,21 +177,20 @@ class Pipeline:
         for stage in self.device_stages:
             have = self._pass(stage, have, "the batch")
 
-    def check_fields(self, columns: set[str], fields: set[str]) -> None:
+    def check_fields(self, shards: Opened) -> None:
         """Refuses a stage that needs a field which neither the shards nor an earlier stage give.
-
-        Args:
-            columns: Filled columns of the index: what plan stages see.
-            fields: These and members' extensions: what sample stages see.
 
         Raises:
             ConfigError: Names the stage, the field, and what is there.
         """
-        for plan_stage in [*self.plan_stages, self.batching]:
-            self._pass(plan_stage, columns, "the index")
-        have = fields
-        for stage in [*self.sample_stages, self.collate]:
-            have = self._pass(stage, have, "the sample")
+        for name, part in shards.parts.items():
+            where = f" of {name}" if name else ""
+            named = {"source"} if name else set()
+            for plan_stage in [*self.plan_stages, self.batching]:
+                self._pass(plan_stage, part.columns | named, f"the index{where}")
+            have = part.fields | named
+            for stage in [*self.sample_stages, self.collate]:
+                have = self._pass(stage, have, f"the sample{where}")
 
     @staticmethod
     def _pass(stage: Stage, have: set[str], what: str) -> set[str]:
@@ -212,38 +218,10 @@ class Pipeline:
         needs = {need for stage in [*self.plan_stages, self.batching] for need in stage.needs()}
         return ("key", "shard", *sorted(needs - {"key", "shard"}))
 
+    def open(self, progress: Progress = silent) -> Opened:
+        """Opens the source's shards, as tolerantly as the policy for bad samples asks for."""
+        return self.source.open(progress, tolerant=self.bad_samples.tolerant)
 
-class Plan:
-    """The plan stages of a pipeline in one epoch over some shards: a :class:`ecopipe.plan.sequence.Recipe`."""
-
-    def __init__(self, pipeline: Pipeline, rows_per_shard: Sequence[int], seed: int, epoch: int) -> None:
-        self._pipeline = pipeline
-        self._rows_per_shard = rows_per_shard
-        self._stages = [(stage, Chance(seed, epoch, stage.label)) for stage in pipeline.plan_stages]
-        self._batching = (pipeline.batching, Chance(seed, epoch, pipeline.batching.label))
-
-    def lanes(self) -> list[Lane]:
-        """The epoch's lanes."""
-        source = self._pipeline.source
-        slices = slices_of(self._rows_per_shard, source.block_rows)
-        for stage, chance in self._stages:
-            slices = stage.deal(slices, chance)
-        multiple = self._pipeline.batching.multiple
-        rows = max(source.block_rows - source.block_rows % multiple, multiple)
-        return deal_lanes(slices, source.lanes, rows)
-
-    def count(self) -> int | None:
-        """Batches of the epoch where row counts alone tell; None where it has to be planned."""
-        if any(isinstance(stage, Where) for stage, _ in self._stages):
-            return None
-        batching = self._batching[0]
-        counts = [batching.count(rows) for lane in self.lanes() for rows in lane.block_sizes()]
-        return None if None in counts else sum(count for count in counts if count is not None)
-
-    def cut(self, block: pa.Table, lane: int, number: int) -> list[Rows]:
-        """The batches of one block, as positions into it."""
-        rows: Rows = np.arange(block.num_rows, dtype=np.int64)
-        for stage, chance in self._stages:
-            rows = stage.apply(block, rows, chance, (lane, number))
-        batching, chance = self._batching
-        return [batch for batch in batching.apply(block, rows, chance, (lane, number)) if len(batch)]
+    def plan(self, shards: Opened, seed: int, epoch: int) -> Plan:
+        """What the plan stages do in an epoch."""
+        return Plan(self.source, self.plan_stages, self.batching, shards, seed, epoch)

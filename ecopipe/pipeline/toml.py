@@ -14,10 +14,25 @@
 
 Keys are the fields of the classes; only registered stages can be named. An override ``source.path=...`` or
 ``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
+
+A mixture is a source with ``sources``, whose names are those that overrides know::
+
+    [source]
+    weights = [3, 1]
+    stop = "all"
+
+    [[source.sources]]
+    name = "clean"
+    path = "shards/librispeech/train-clean-100"
+
+    [[source.sources]]
+    name = "other"
+    path = "shards/librispeech/train-other-500"
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -27,10 +42,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 
+from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages import audio, collate, foreign, image, plan, spectral, text  # noqa: F401 - fills the registry
-from ecopipe.stages.source import TarShards
+from ecopipe.stages.source import Mix, Source, TarShards
 from ecopipe.stages.stage import REGISTRY, Stage
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
@@ -38,6 +54,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_TABLES: dict[str, Any] = {"source": None, "stages": [], "bad_samples": {}}
+"""The tables of a pipeline file, and what they are where they are absent."""
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
@@ -69,18 +89,21 @@ def loads(text_: str, overrides: Mapping[str, Any] | None = None, *, where: str 
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: is no TOML: {error}.") from error
     for key in document:
-        if key not in ("source", "stages"):
-            raise ConfigError(f"{where}: unknown key {key!r}. {nearest(key, ['source', 'stages'])}")
-    source, stages = document.get("source"), document.get("stages", [])
+        if key not in _TABLES:
+            raise ConfigError(f"{where}: unknown key {key!r}. {nearest(key, _TABLES)}")
+    source, stages, policy = (copy.copy(document.get(key, default)) for key, default in _TABLES.items())
+    if not isinstance(policy, dict):
+        raise ConfigError(f"{where}: bad_samples must be a table: write [bad_samples] and policy = '...'.")
     if not isinstance(source, dict):
         raise ConfigError(f"{where}: has no [source] table. Begin with [source] and path = '...'.")
     if not isinstance(stages, list) or not all(isinstance(table, dict) for table in stages):
         raise ConfigError(f"{where}: stages must be tables: write [[stages]] before each.")
     for key, value in (overrides or {}).items():
-        _override(source, stages, key, value, where)
+        _override(source, stages, policy, key, value, where)
     built = [_stage(table, number, where) for number, table in enumerate(stages, 1)]
     try:
-        return Pipeline(_build(TarShards, source, f"{where}: [source]"), *built)
+        tolerance = _build(BadSamples, policy, f"{where}: [bad_samples]")
+        return Pipeline(_source(source, where), *built, bad_samples=tolerance)
     except ConfigError as error:
         raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
 
@@ -99,7 +122,9 @@ def dumps(pipeline: Pipeline) -> str:
                     f"{table['stage']}: {name} is {value!r}, which TOML cannot hold. Only dotted names from "
                     "torchaudio.transforms and torchvision.transforms.v2 can be written."
                 )
-    return tomli_w.dumps({"source": settings(pipeline.source, identity=False), "stages": tables})
+    policy = settings(pipeline.bad_samples, identity=False)
+    document = {"source": settings(pipeline.source, identity=False), "stages": tables}
+    return tomli_w.dumps(document | ({"bad_samples": policy} if policy else {}))
 
 
 def parse_override(text_: str) -> tuple[str, Any]:
@@ -117,13 +142,30 @@ def parse_override(text_: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def _override(source: dict[str, Any], stages: list[dict[str, Any]], key: str, value: Any, where: str) -> None:
+def _override(
+    source: dict[str, Any], stages: list[dict[str, Any]], policy: dict[str, Any], key: str, value: Any, where: str
+) -> None:
     target, dot, name = key.partition(".")
-    tables = {"source": source}
+    tables = {"source": source, "bad_samples": policy}
+    inner = source.get("sources", [])
+    tables |= {str(table["name"]): table for table in inner if isinstance(table, dict) and "name" in table}
     tables |= {str(table.get("name") or table.get("stage")): table for table in stages}
     if not dot or target not in tables:
         raise ConfigError(f"{where}: cannot set {key!r}: no such stage. {nearest(target, tables)} Write NAME.KEY.")
     tables[target][name] = value
+
+
+def _source(table: dict[str, Any], where: str) -> Source:
+    place = f"{where}: [source]"
+    if "sources" not in table:
+        built: TarShards = _build(TarShards, table, place)
+        return built
+    inner = table["sources"]
+    if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
+        raise ConfigError(f"{place}: sources must be tables: write [[source.sources]] before each.")
+    sources = [_build(TarShards, one, f"{place} {number}") for number, one in enumerate(inner, 1)]
+    mix: Mix = _build(Mix, {**table, "sources": sources}, place)
+    return mix
 
 
 def _stage(table: dict[str, Any], number: int, where: str) -> Stage:

@@ -1,32 +1,40 @@
 """The one global sequence of batches of an epoch: B0, B1, B2, ..., as a pure function of (index, stages, seed, epoch).
 
-The lanes take turns, one batch each; a lane that has come to its end is passed over. A :class:`Cursor` is a place in
-the sequence, a few integers; the sequence is entered there by planning one block per lane again.
+The lanes take turns, one group of batches each (a group is one batch, unless the batching stage says otherwise); a lane
+that has come to its end is passed over. A :class:`Cursor` is a place in the sequence, a few integers; the sequence is
+entered there by planning one block per lane again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from ecopipe.plan.blocks import Lane, Slice
-
-Rows = npt.NDArray[np.int64]
+from ecopipe.plan.blocks import Lane, Rows, Slice
 
 
 class Recipe(Protocol):
     """What the plan stages of a pipeline do in one epoch; written where stages are known."""
 
+    @property
+    def group(self) -> int:
+        """Batches that a lane gives before the next one has its turn."""
+
     def lanes(self) -> list[Lane]:
         """The epoch's lanes."""
 
-    def cut(self, block: pa.Table, lane: int, number: int) -> list[Rows]:
-        """The batches of one block, as positions into it."""
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
+        """The batches of one block, as positions into it; ``order`` is that of the mixture."""
+
+
+class Read(Protocol):
+    """Reads the index rows of some slices as one table; some columns only, if named."""
+
+    def __call__(self, slices: list[Slice], columns: tuple[str, ...] | None = None) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -38,69 +46,93 @@ class Cursor:
     lanes: tuple[tuple[int, int], ...] = ()
 
 
+class Block:
+    """A planned block: its batches, as positions into its rows. The rows are read when a batch of it is wanted."""
+
+    def __init__(self, slices: list[Slice], table: pa.Table, batches: Sequence[Rows], read: Read | None) -> None:
+        self._slices, self._planned, self._read = slices, table, read
+        self.batches = batches
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return self._planned if self._read is None else self._read(self._slices).combine_chunks()
+
+    def rows(self, positions: Rows) -> pa.Table:
+        """The index rows at some positions."""
+        return self._table.take(pa.array(positions))
+
+    @property
+    def planned(self) -> pa.Table:
+        """The columns that the batches were planned on, of all rows."""
+        return self._planned
+
+
 @dataclass(frozen=True)
 class Planned:
-    """One batch of rows: its number in the epoch, and the place after it."""
+    """One batch of rows: its number in the epoch, its block and its place there, and the cursor after it."""
 
     number: int
-    block: pa.Table
-    positions: Rows
+    block: Block
+    batch: int
     after: Cursor
 
     def rows(self) -> pa.Table:
         """The index rows of its samples, in order."""
-        return self.block.take(pa.array(self.positions))
+        return self.block.rows(self.block.batches[self.batch])
 
 
 class _Reader:
-    """One lane being read: holds the batches of its current block."""
+    """One lane being read: holds its current block."""
 
-    def __init__(self, number: int, lane: Lane, recipe: Recipe, read: Callable[[list[Slice]], pa.Table]) -> None:
-        self._number, self._lane, self._recipe, self._read = number, lane, recipe, read
+    def __init__(self, number: int, lane: Lane, recipe: Recipe, read: Read, columns: tuple[str, ...] | None) -> None:
+        self._number, self._lane, self._recipe, self._read, self._columns = number, lane, recipe, read, columns
         self._loaded = -1
-        self._block: pa.Table | None = None
-        self._batches: list[Rows] = []
+        self.block: Block | None = None
 
-    def at(self, block: int, batch: int) -> tuple[int, int] | None:
-        """The place of the next batch at or after (block, batch); None at the lane's end."""
+    def at(self, block: int, batch: int) -> tuple[Block, int, int] | None:
+        """The block, its number, and the next batch at or after (block, batch); None at the lane's end."""
         while block < self._lane.blocks:
-            if self._loaded != block:
-                self._block = self._read(self._lane.block(block)).combine_chunks()  # batches are taken from one chunk
-                self._batches = self._recipe.cut(self._block, self._number, block)
-                self._loaded = block
-            if batch < len(self._batches):
-                return block, batch
+            if self._loaded != block or self.block is None:
+                self.block, self._loaded = self._plan(block), block
+            if batch < len(self.block.batches):
+                return self.block, block, batch
             block, batch = block + 1, 0
-        self._block, self._batches, self._loaded = None, [], -1
+        self.block = None
         return None
 
-    def batch(self, number: int) -> tuple[pa.Table, Rows]:
-        return self._block, self._batches[number]
+    def _plan(self, number: int) -> Block:
+        slices = self._lane.block(number)
+        table = self._read(slices, self._columns).combine_chunks()  # batches are taken from one chunk
+        batches = self._recipe.cut(table, self._lane.order(number), self._number, number)
+        return Block(slices, table, batches, None if self._columns is None else self._read)
 
 
-def sequence(recipe: Recipe, read: Callable[[list[Slice]], pa.Table], start: Cursor | None = None) -> Iterator[Planned]:
+def sequence(
+    recipe: Recipe, read: Read, start: Cursor | None = None, columns: tuple[str, ...] | None = None
+) -> Iterator[Planned]:
     """The batches of an epoch from ``start`` on (from its beginning without one).
 
     Args:
         recipe: What the plan stages do in this epoch.
-        read: Reads the index rows of some slices as one table.
+        read: Reads index rows.
         start: A cursor that an earlier :class:`Planned` of the same sequence gave.
+        columns: Plan on these columns alone, and read the others only of blocks whose rows are asked for.
     """
     lanes = recipe.lanes()
     start = start if start is not None and start.lanes else Cursor(0, 0, ((0, 0),) * len(lanes))
     places = list(start.lanes)
-    readers = [_Reader(number, lane, recipe, read) for number, lane in enumerate(lanes)]
+    readers = [_Reader(number, lane, recipe, read, columns) for number, lane in enumerate(lanes)]
     number, turn, ended = start.number, start.turn, 0
     while ended < len(lanes):
-        place = readers[turn].at(*places[turn])
-        lane, turn = turn, (turn + 1) % len(lanes)
-        if place is None:
-            places[lane] = (lanes[lane].blocks, 0)
-            ended += 1
+        found = readers[turn].at(*places[turn])
+        if found is None:
+            places[turn] = (int(lanes[turn].blocks), 0)
+            turn, ended = (turn + 1) % len(lanes), ended + 1
             continue
         ended = 0
-        block, batch = place
-        table, positions = readers[lane].batch(batch)
-        places[lane] = (block, batch + 1)
-        yield Planned(number, table, positions, Cursor(number + 1, turn, tuple(places)))
+        block, at, batch = found
+        places[turn] = (at, batch + 1)
+        if (batch + 1) % recipe.group == 0 or batch + 1 == len(block.batches):
+            turn = (turn + 1) % len(lanes)
+        yield Planned(number, block, batch, Cursor(number + 1, turn, tuple(places)))
         number += 1

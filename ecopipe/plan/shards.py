@@ -3,58 +3,86 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ecopipe.datasets.shards import Progress, find_tars, index_path, index_tars, not_indexed, open_index, silent
-from ecopipe.formats.index import IndexFile, ShardInfo
+from ecopipe.datasets.shards import (
+    Progress,
+    by_folder,
+    find_tars,
+    index_path,
+    index_tars,
+    open_index,
+    silent,
+    unlisted,
+)
+from ecopipe.formats.index import IndexFile
 from ecopipe.plan.blocks import Slice
 from ecopipe.storage import files
 from ecopipe.vocabulary import errors
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard of an opened set: where it lies, and what its index says of it."""
-
-    path: str
-    info: ShardInfo
-    index: int
-    number: int
-
-
 class Shards:
-    """Shards opened for planning: their rows are read by slice; nothing of their payload is."""
+    """Shards opened for planning: their rows are read by slice; nothing of their payload is.
 
-    def __init__(self, shards: Sequence[Shard], indexes: Sequence[IndexFile]) -> None:
-        self.shards = list(shards)
+    Args:
+        shards: A row per shard, in order: what its index says of it (``name``, ``size``, ``rows``, ``digest``), its
+            ``path``, and where it is listed: ``index`` (number of an index) and ``number`` (of the shard in there).
+        indexes: The indexes.
+    """
+
+    def __init__(self, shards: pa.Table, indexes: Sequence[IndexFile]) -> None:
+        self.shards = shards.combine_chunks()
         self._indexes = list(indexes)
+        self._listed = np.stack([self.shards["index"].to_numpy(), self.shards["number"].to_numpy()], axis=1)
+
+    @property
+    def parts(self) -> dict[str, Shards]:
+        """The sources of these shards by name: this one."""
+        return {"": self}
 
     @property
     def rows_per_shard(self) -> list[int]:
         """Samples in each shard, in order."""
-        return [shard.info.rows for shard in self.shards]
+        rows: list[int] = self.shards["rows"].to_pylist()
+        return rows
 
     @property
     def rows(self) -> int:
         """Samples in all shards."""
-        return sum(self.rows_per_shard)
+        return int(pc.sum(self.shards["rows"]).as_py())
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest over the names and contents of the shards, in order; where they lie is no part of it."""
-        state = hashlib.blake2b(digest_size=16)
-        for shard in self.shards:
-            state.update(repr((shard.info.name, shard.info.rows, shard.info.digest)).encode())
-        return state.hexdigest()
+        contents = [self.shards[column].to_pylist() for column in ("name", "rows", "digest")]
+        return hashlib.blake2b(json.dumps(contents).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def columns(self) -> set[str]:
         """Columns of the index that hold at least one value, less ``members``."""
-        return {name for index in self._indexes for name in index.filled()} - {"members"}
+        return {name for index in self._indexes for name in index.filled} - {"members"}
+
+    def total(self, measure: str) -> float:
+        """The sum of a measure over all samples; one without it counts as 0.
+
+        Raises:
+            ConfigError: The column does not hold numbers.
+        """
+        found = 0.0
+        for number, index in enumerate(self._indexes):
+            if measure in index.sums:
+                found += float(index.sums[measure][self._listed[self._listed[:, 0] == number, 1]].sum())
+            elif measure in index.filled:
+                kind = index.schema.field(measure).type
+                raise errors.ConfigError(f"{measure!r} holds {kind}. Name a measure that holds numbers.")
+        return found
 
     @cached_property
     def fields(self) -> set[str]:
@@ -70,10 +98,11 @@ class Shards:
         """
         parts = []
         for piece in slices:
-            shard = self.shards[piece.shard]
-            rows = self._indexes[shard.index].read(shard.number, piece.start, piece.stop, columns)
-            parts.append(rows.append_column("path", pa.repeat(shard.path, rows.num_rows)))
-        return pa.concat_tables(parts, promote_options="default")
+            index, number = self._listed[piece.shard].tolist()
+            parts.append(self._indexes[index].read(number, piece.start, piece.stop, columns))
+        shards = np.repeat([piece.shard for piece in slices], [part.num_rows for part in parts])
+        paths = self.shards["path"].take(pa.array(shards))
+        return pa.concat_tables(parts, promote_options="default").append_column("path", paths)
 
     def close(self) -> None:
         """Closes the indexes."""
@@ -81,54 +110,75 @@ class Shards:
             index.close()
 
 
-def open_shards(paths: Sequence[str], progress: Progress = silent) -> Shards:
+def open_shards(paths: Sequence[str], progress: Progress = silent, *, tolerant: bool = False) -> Shards:
     """Opens the shards that paths (folders, tars, glob patterns) name. Tars that no index lists are indexed now.
+
+    Args:
+        paths: What to open.
+        progress: Told of the bytes of what has to be indexed first.
+        tolerant: Shards that a folder's index lists and that are missing, truncated or replaced are opened too: their
+            samples fail one by one when they are read.
 
     Raises:
         ShardError: A shard is missing, or is not the one that was indexed.
         IndexFileError: An index is damaged, or of another version.
     """
-    shards: list[Shard] = []
-    indexes: list[IndexFile] = []
-    if todo := not_indexed(paths):
+    named = [by_folder(find_tars(path)) for path in paths]
+    if todo := [tar for folders in named for tar in unlisted(folders)]:
         index_tars(todo, progress)
-    numbers: dict[str, int] = {}
-    for path in paths:
-        tars = find_tars(path)
+    indexes: dict[str, IndexFile] = {}
+    tables: list[pa.Table] = []
+    different: set[str] = set()
+    for path, folders in zip(paths, named, strict=True):
         whole = files.is_folder(path)
-        for tar in tars:
-            folder = files.parent(tar)
-            if folder not in numbers:
-                numbers[folder] = len(indexes)
-                indexes.append(open_index(index_path(folder)))
-        for folder in dict.fromkeys(files.parent(tar) for tar in tars):
-            index = indexes[numbers[folder]]
-            present = {files.base_name(tar): tar for tar in tars if files.parent(tar) == folder}
-            listed = {info.name: number for number, info in enumerate(index.shards)}
-            _compare(index, present, listed, whole=whole)
-            shards += [
-                Shard(tar, index.shards[listed[name]], numbers[folder], listed[name]) for name, tar in present.items()
-            ]
-    if len({files.resolved(shard.path) for shard in shards}) != len(shards):
+        for folder, tars in folders.items():
+            if folder not in indexes:
+                indexes[folder] = open_index(index_path(folder))
+            if tolerant and whole:
+                names = {*map(files.base_name, tars), *indexes[folder].shards.table["name"].to_pylist()}
+                tars = [files.join(folder, name) for name in sorted(names)]
+            table = _listed(indexes[folder], tars, whole=whole, tolerant=tolerant)
+            tables.append(table.append_column("index", pa.repeat(list(indexes).index(folder), len(table))))
+            different |= _resolved(folder, tars)
+    shards = pa.concat_tables(tables)
+    if len(different) != len(shards):
         raise errors.ConfigError(f"source: some shard is named twice by {list(paths)}. Name each folder once.")
-    if not any(shard.info.rows for shard in shards):
+    if not pc.sum(shards["rows"]).as_py():
         raise errors.ShardError(f"{', '.join(paths)}: the shards hold no samples.")
-    return Shards(shards, indexes)
+    return Shards(shards, list(indexes.values()))
 
 
-def _compare(index: IndexFile, present: Mapping[str, str], listed: Mapping[str, int], *, whole: bool) -> None:
-    """Refuses shards that are not those that were indexed."""
-    for name, path in present.items():
-        if name not in listed:
+def _listed(index: IndexFile, tars: Sequence[str], *, whole: bool, tolerant: bool) -> pa.Table:
+    """What an index says of some tars of its folder, all of them if ``whole``. Unless ``tolerant``, refuses those that
+    are not what was indexed."""
+    listed = {name: number for number, name in enumerate(index.shards.table["name"].to_pylist())}
+    sizes = index.shards.table["size"].to_pylist()
+    numbers = []
+    for path in tars:
+        number = listed.get(files.base_name(path))
+        if number is None:
             raise errors.IndexFileError(f"{path}: {index.path} was written anew meanwhile, without it. Try again.")
-        expected, found = index.shards[listed[name]].size, files.size_of(path)
-        if expected != found:
+        if not tolerant and (found := files.size_of(path)) != sizes[number]:
             raise errors.ShardError(
-                f"{path}: holds {found:,} bytes and held {expected:,} when it was indexed: it is truncated or was "
+                f"{path}: holds {found:,} bytes and held {sizes[number]:,} when it was indexed: it is truncated or was "
                 f"replaced. Restore it, or run 'ecopipe index {path}'."
             )
-    if whole and (lost := sorted(set(listed) - set(present))):
+        numbers.append(number)
+    if whole and (lost := sorted(set(listed) - {files.base_name(path) for path in tars})):
         raise errors.ShardError(
             f"{files.join(files.parent(index.path), lost[0])}: the index lists this shard and it is missing"
             f" ({len(lost)} missing in all). Restore it, or run 'ecopipe index' on the tars that are left."
         )
+    places = pa.array(numbers, pa.int64())
+    return index.shards.table.take(places).append_column("path", pa.array(tars)).append_column("number", places)
+
+
+def _resolved(folder: str, tars: Sequence[str]) -> set[str]:
+    """Some tars of one folder, each file by one name however it is spelled or linked."""
+    links: set[str] = set()
+    if not files.is_url(folder):
+        with os.scandir(folder) as entries:
+            links = {entry.name for entry in entries if entry.is_symlink()}
+    names = {files.base_name(tar) for tar in tars}
+    real = files.resolved(folder)
+    return {files.resolved(files.join(folder, name)) if name in links else files.join(real, name) for name in names}

@@ -38,12 +38,6 @@ def resolve(device: str | torch.device) -> torch.device:
     return found
 
 
-def is_worker_death(error: BaseException) -> bool:
-    """Whether torch says that a worker of its DataLoader died or is late; it may say so anywhere in the main thread."""
-    told = str(error)  # torch begins with "Caught" what a worker raised and survived
-    return isinstance(error, RuntimeError) and "DataLoader" in told and not told.startswith("Caught ")
-
-
 def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batch:
     """A batch after the device stages. Errors are given the stage and the batch's number."""
     place = batch.place
@@ -55,8 +49,6 @@ def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batc
         except (EcopipeError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if is_worker_death(error):
-                raise
             keys = batch.sample_keys
             shard = place.shards[0] if place and place.shards else ""
             reason = f"batch {number} of epoch {epoch}: {type(error).__name__}: {error}"
@@ -73,8 +65,8 @@ def on_device(
 ) -> Iterator[Batch]:
     """Batches on the device, after the device stages.
 
-    On CUDA the copy and the stages of the next batch run on a side stream while the consumer works on this one; the
-    consumer's stream waits for just what it is handed.
+    On CUDA a batch is pinned here, and the copy and the stages of the next batch run on a side stream while the
+    consumer works on this one; the consumer's stream waits for just what it is handed.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -83,13 +75,14 @@ def on_device(
     side: torch.cuda.Stream = cast("Any", torch.cuda.Stream)(device)
     ready: tuple[Batch, torch.cuda.Event, Batch] | None = None
     for batch in batches:
+        pinned = batch.pin_memory()
         with torch.cuda.stream(side):
-            made = apply_stages(batch.to(device, non_blocking=True), stages, seed)
+            made = apply_stages(pinned.to(device, non_blocking=True), stages, seed)
             event: torch.cuda.Event = cast("Any", torch.cuda.Event)()
             event.record(side)
         if ready is not None:
             yield _hand_over(ready[0], ready[1], device)
-        ready = made, event, batch  # the pinned source is kept until its copy is done
+        ready = made, event, pinned  # the pinned source is kept until its copy is done
     if ready is not None:
         yield _hand_over(ready[0], ready[1], device)
 

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, cast, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch.utils.data import DataLoader
 
-from ecopipe.pipeline.identity import first_difference
-from ecopipe.pipeline.pipeline import Pipeline, Plan
-from ecopipe.plan.sequence import Cursor, Planned, sequence
-from ecopipe.plan.shards import Shards
-from ecopipe.run import ranks
-from ecopipe.run.device import is_worker_death, on_device, resolve
-from ecopipe.run.worker import BatchMaker, Failure, Task, WorkerTraceback, make_task, start_worker
-from ecopipe.vocabulary.errors import ConfigError, StateError, WorkerError, nearest
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.pipeline.plan import Plan
+from ecopipe.plan.mixed import Opened
+from ecopipe.plan.sequence import sequence
+from ecopipe.run import ranks, state
+from ecopipe.run.device import on_device, resolve
+from ecopipe.run.ledger import Ledger
+from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
+from ecopipe.run.pool import Pool
+from ecopipe.run.quarantine import Quarantine
+from ecopipe.run.state import Belonging, Taken
+from ecopipe.vocabulary.errors import ConfigError, nearest
 from ecopipe.vocabulary.sample import Batch, Place
 
-STATE_VERSION = 1
+
+@dataclass(frozen=True)
+class _Issued:
+    """What is kept of a batch until it is handed out: what will have been taken then, and its index rows."""
+
+    taken: Taken
+    rows: pa.Table
 
 
 class Loader:
@@ -40,9 +50,14 @@ class Loader:
         tail: When the batches of an epoch do not fill the last step of all ranks: ``"repeat"`` gives the ranks without
             one a batch of that step again (``batch.place.repeat`` says so), ``"drop"`` leaves the step out.
         prefetch: Batches per worker that are made ahead.
-        check_crc: Compare what is read with the CRC-32 in the index (2.6 GB/s on one core where it was measured).
-        timeout_s: Seconds to wait for a worker's batch before raising; 0 waits for ever.
-        multiprocessing_context: How workers start: ``"fork"``, ``"forkserver"``, ``"spawn"``; None is torch's default.
+        verify: ``"crc"`` compares what is read with the CRC-32 in the index (2.6 GB/s on one core where it was
+            measured), ``"off"`` does not.
+        timeout_s: Seconds that a batch may take in a worker; then the worker is replaced. 0 is without end.
+        worker_retries: How often a batch is given to another worker after its worker died or was late. Then it is a
+            WorkerError. Each batch counts for itself.
+        multiprocessing_context: How workers start: ``"fork"``, ``"forkserver"``, ``"spawn"``; None is Python's default.
+        ledger: A folder in which this loader writes what it hands out, a row per sample (``ecopipe audit`` reads it).
+        quarantine: A file to which the bad samples are appended that the pipeline's policy lets pass.
         shards: The pipeline's shards if they are open already; then they are not closed here.
 
     The state is what has been handed out by the iterator, not what was made ahead. It is JSON: epoch, place in the
@@ -61,128 +76,144 @@ class Loader:
         epoch: int = 0,
         tail: ranks.Tail = "repeat",
         prefetch: int = 2,
-        check_crc: bool = True,
-        timeout_s: float = 0,
+        verify: Verify = "crc",
+        timeout_s: float = 300,
+        worker_retries: int = 2,
         multiprocessing_context: str | None = None,
-        shards: Shards | None = None,
+        ledger: str | Path | None = None,
+        quarantine: str | Path | None = None,
+        shards: Opened | None = None,
     ) -> None:
-        limits = (("workers", workers, 0), ("epoch", epoch, 0), ("prefetch", prefetch, 1), ("timeout_s", timeout_s, 0))
+        limits = (
+            ("workers", workers, 0), ("epoch", epoch, 0), ("prefetch", prefetch, 1),
+            ("timeout_s", timeout_s, 0), ("worker_retries", worker_retries, 0),
+        )  # fmt: skip
         for name, value, least in limits:
             if value < least:
                 raise ConfigError(f"loader: {name} must be at least {least}, got {value}.")
         if multiprocessing_context not in (None, *(starts := multiprocessing.get_all_start_methods())):
             remedy = nearest(str(multiprocessing_context), starts)
             raise ConfigError(f"loader: unknown multiprocessing_context {multiprocessing_context!r}. {remedy}")
-        if tail not in get_args(ranks.Tail):
-            raise ConfigError(f"loader: unknown tail {tail!r}. {nearest(str(tail), get_args(ranks.Tail))}")
+        for name, choice, known in (("tail", tail, get_args(ranks.Tail)), ("verify", verify, get_args(Verify))):
+            if choice not in known:
+                raise ConfigError(f"loader: unknown {name} {choice!r}. {nearest(str(choice), known)}")
         self.pipeline = pipeline
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
         self.seed, self.tail = int(seed), tail
         self.device = resolve(device)
         self._own_shards = shards is None
-        self.shards = shards if shards is not None else pipeline.source.open()
-        pipeline.check_fields(self.shards.columns, self.shards.fields)
-        self._identity = pipeline.identity
-        self._epoch = int(epoch)
-        self._taken: Cursor | None = None  # what the consumer has taken of the epoch
+        self.shards = shards if shards is not None else pipeline.open()
+        pipeline.check_fields(self.shards)
+        self._belonging = Belonging(self.seed, self.shards.fingerprint, pipeline.identity)
+        self._taken = Taken(int(epoch))  # what the consumer has taken
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
-        self._issued: deque[Cursor] = deque()
-        self._tasks = _Tasks()
-        self._maker = BatchMaker(pipeline, check_crc=check_crc)
+        self._issued: deque[_Issued] = deque()
+        self._quarantine = Quarantine(pipeline.bad_samples, quarantine)
+        self._ledger = None if ledger is None else Ledger(ledger, self._header())
+        self._maker = BatchMaker(pipeline, verify=verify)
         self._turn = 0
         self._closed = False
         self._lengths: dict[int, int] = {}
-        self._torch_loader: DataLoader[Any] = DataLoader(
-            self._maker,
-            sampler=cast("Any", self._tasks),
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,  # without batch_size torch hands over what the dataset made, not a list
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=prefetch if workers else None,
-            persistent_workers=workers > 0,
-            timeout=timeout_s if workers else 0,
-            multiprocessing_context=multiprocessing_context if workers else None,
-            worker_init_fn=start_worker if workers else None,
-            generator=torch.Generator(),  # torch draws a worker seed at each start; not from the user's generator
-        )
+        self._pool: Pool | None = None
+        if workers:
+            self._pool = Pool(
+                self._maker,
+                workers=workers,
+                prefetch=prefetch,
+                timeout_s=timeout_s,
+                retries=worker_retries,
+                context=multiprocessing_context,
+            )
 
     @property
     def epoch(self) -> int:
         """The epoch of the next batch."""
-        return self._epoch
+        return self._taken.epoch
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers; empty before the first batch, and without workers."""
+        return self._pool.pids if self._pool is not None else []
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
         if epoch < 0:
             raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
         epoch = int(epoch)
-        if epoch != self._epoch:
-            self._epoch, self._taken, self._resume = epoch, None, False
+        if epoch != self.epoch:
+            self._taken, self._resume = Taken(epoch), False
             self._turn += 1  # an iterator that is still open is one of another epoch
 
     def __len__(self) -> int:
         """Steps of this rank in the current epoch, by planning it (metadata only; counted once per epoch)."""
-        if self._epoch not in self._lengths:
-            plan = self._plan(self._epoch)
+        plan = self._plan()
+        if plan.endless:
+            raise TypeError(
+                "loader: an epoch of a mixture with stop='forever' has no length. Count the steps yourself."
+            )
+        if self.epoch not in self._lengths:
             batches = plan.count()
             if batches is None:
-                batches = sum(1 for _ in _sequence(plan, self.shards, None, self.pipeline.plan_columns()))
-            self._lengths = {self._epoch: ranks.steps(batches, self.world_size, self.tail)}
-        return self._lengths[self._epoch]
+                batches = sum(1 for _ in sequence(plan, self.shards.read, columns=self.pipeline.plan_columns()))
+            self._lengths = {self.epoch: ranks.steps(batches, self.world_size, self.tail)}
+        return self._lengths[self.epoch]
 
     def __iter__(self) -> Iterator[Batch]:
         """This epoch's batches: from its beginning, or from the place of a state that was just loaded."""
         if self._closed:
             raise RuntimeError("loader: is closed. Make another one.")
-        start = self._taken if self._resume else None
-        self._resume, self._taken = False, start
-        self._issued = deque()
-        sequence_ = _sequence(self._plan(self._epoch), self.shards, start)
-        dealt = ranks.deal(sequence_, self.rank, self.world_size, self.tail)
-        self._tasks.next = _make_tasks(dealt, self._epoch, self.seed, self.rank, self.pipeline.reads(), self._issued)
+        if not self._resume:
+            self._taken = Taken(self.epoch)
+        self._resume = False
         self._turn += 1
-        return self._deliver(self._turn, fresh=start is None or not start.lanes)
+        return self._deliver(self._turn, self._tasks())
 
-    def _deliver(self, turn: int, *, fresh: bool) -> Iterator[Batch]:
+    def _tasks(self) -> Iterator[Task]:
+        """This rank's tasks of the epoch, from the taken place on."""
+        self._issued = deque()
+        plan = self._plan()
+        wide = self.world_size > 1 and self.pipeline.source.lanes > 1  # then some lanes may be others' alone
+        columns = self.pipeline.plan_columns() if wide else None
+        planned = sequence(plan, self.shards.read, self._taken.cursor, columns)
+        dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
+        return _make_tasks(dealt, self.pipeline, plan, self.epoch, self.seed, self.rank, self._issued)
+
+    def _deliver(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
         self._check_turn(turn)
-        count = 0
-        try:
-            for batch in on_device(self._made(turn), self.pipeline.device_stages, self.device, self.seed):
-                self._check_turn(turn)
-                self._taken = self._issued.popleft()
-                count += 1
-                yield batch
-        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter while a batch was handed over
-            if isinstance(error, RuntimeError) and not is_worker_death(error):
-                raise
-            self._end_workers()
-            reason = str(error).splitlines()[0].rstrip(". ") if isinstance(error, RuntimeError) else "a worker is gone"
-            raise WorkerError(
-                f"loader: {reason}. The state after the last batch is good: continue from it. If workers die again, "
-                "use fewer, or give them more memory."
-            ) from error
+        began = self._taken
+        if self._ledger is not None:
+            self._ledger.begin(began.epoch, began.cursor.number, began.step)
+        for batch in on_device(self._made(turn, tasks), self.pipeline.device_stages, self.device, self.seed):
+            self._check_turn(turn)
+            issued = self._issued[0]
+            if batch.place is not None:
+                self._quarantine.enter(batch.place)
+                if self._ledger is not None:
+                    self._ledger.add(batch.place, issued.rows)
+            self._taken = self._issued.popleft().taken
+            yield batch
         self._check_turn(turn)
-        if fresh and not count:
+        ended = self._taken
+        if began.at_border and ended.at_border:
             raise ConfigError(
-                f"loader: epoch {self._epoch} holds no batch for rank {self.rank} of {self.world_size}: Where left out "
+                f"loader: epoch {self.epoch} holds no batch for rank {self.rank} of {self.world_size}: Where left out "
                 "every sample, or tail='drop' the only step. Widen the one, or use tail='repeat'."
             )
-        self._epoch, self._taken = self._epoch + 1, None
+        if self._ledger is not None:
+            self._ledger.end(ended.epoch, ended.cursor.number, ended.step)
+        self._taken = Taken(ended.epoch + 1)
 
-    def _made(self, turn: int) -> Iterator[Batch]:
-        self._check_turn(turn)
-        batches = iter(self._torch_loader)
+    def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
+        made = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
         while True:
-            self._check_turn(turn)  # before a batch is taken: it would be the newer iterator's
-            try:
-                made = next(batches)
-            except StopIteration:
+            self._check_turn(turn)
+            batch = next(made, None)
+            if batch is None:
                 return
-            if isinstance(made, Failure):
-                details = getattr(made.error, "details", "")
-                raise made.error from (WorkerTraceback(details) if details else None)
-            yield made
+            if isinstance(batch, Failure):
+                details = getattr(batch.error, "details", "")
+                raise batch.error from (WorkerTraceback(details) if details else None)
+            yield batch
 
     def _check_turn(self, turn: int) -> None:
         if turn != self._turn:
@@ -191,25 +222,19 @@ class Loader:
                 "or closed. Use one iterator at a time, or two loaders."
             )
 
-    def _plan(self, epoch: int) -> Plan:
-        return Plan(self.pipeline, self.shards.rows_per_shard, self.seed, epoch)
+    def _plan(self) -> Plan:
+        return self.pipeline.plan(self.shards, self.seed, self.epoch)
+
+    def _header(self) -> dict[str, Any]:
+        """What the ledger says of this loader."""
+        belonging = {"pipeline": self._belonging.pipeline, "index": self._belonging.index, "seed": self.seed}
+        return belonging | {"rank": self.rank, "world_size": self.world_size, "tail": self.tail}
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last batch that was handed out, as JSON-ready values."""
-        taken = self._taken or Cursor()
-        state: dict[str, Any] = {
-            "version": STATE_VERSION,
-            "epoch": self._epoch,
-            "batch": taken.number,
-            "turn": taken.turn,
-            "lanes": [list(place) for place in taken.lanes],
-            "seed": self.seed,
-            "index": self.shards.fingerprint,
-            "pipeline": self._identity,
-        }
-        return state | {"check": _check_sum(state)}
+        return state.write(self._taken, self._belonging)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continues where a state was taken; the next ``for`` begins with the batch after it.
 
         The number of ranks and workers may differ from those that took the state.
@@ -217,29 +242,7 @@ class Loader:
         Raises:
             StateError: The state is of another version, index, seed or pipeline; names the first difference.
         """
-        if not isinstance(state, Mapping):
-            raise StateError(f"state: a mapping as state_dict() gives is wanted, got {type(state).__name__}.")
-        mine = self.state_dict()
-        if lost := [key for key in mine if key not in state]:
-            raise StateError(f"state: has no {lost[0]!r}. It is not a state of an ecopipe loader, or is damaged.")
-        if state["version"] != STATE_VERSION:
-            raise StateError(f"state: has version {state['version']}; this ecopipe reads {STATE_VERSION}.")
-        if state["check"] != _check_sum(state):
-            raise StateError("state: is damaged: it does not agree with its own checksum. Load an earlier one.")
-        if state["seed"] != self.seed:
-            raise StateError(
-                f"state: was taken with seed {state['seed']}, this loader has {self.seed}. Use the same seed."
-            )
-        if found := first_difference(state["pipeline"], mine["pipeline"]):
-            raise StateError(f"state: belongs to another pipeline: {found}. Load it into the pipeline that made it.")
-        if state["index"] != mine["index"]:
-            raise StateError(
-                f"state: belongs to other shards: their index was {state['index']} and is {mine['index']}. "
-                "Load it with the shards that it was taken on."
-            )
-        lanes = tuple((int(block), int(batch)) for block, batch in state["lanes"])
-        self._epoch = int(state["epoch"])
-        self._taken = Cursor(int(state["batch"]), int(state["turn"]), lanes)
+        self._taken = state.read(saved, self._belonging)
         self._resume = True
         self._turn += 1  # an iterator that is still open must not move the place
 
@@ -247,15 +250,13 @@ class Loader:
         """Ends the workers, and closes the files that the loader opened."""
         self._turn += 1
         self._closed = True
-        self._end_workers()
+        if self._pool is not None:
+            self._pool.close()
         self._maker.close()
+        if self._ledger is not None:
+            self._ledger.close()
         if self._own_shards:
             self.shards.close()
-
-    def _end_workers(self) -> None:
-        workers, self._torch_loader._iterator = self._torch_loader._iterator, None
-        if workers is not None and hasattr(workers, "_shutdown_workers"):
-            workers._shutdown_workers()
 
     def __enter__(self) -> Loader:
         return self
@@ -264,39 +265,23 @@ class Loader:
         self.close()
 
 
-class _Tasks:
-    """The sampler of torch's DataLoader: the tasks of the iteration that begins next."""
-
-    def __init__(self) -> None:
-        self.next: Iterator[Task] = iter(())
-
-    def __iter__(self) -> Iterator[Task]:
-        return self.next
-
-
-def _sequence(
-    plan: Plan, shards: Shards, start: Cursor | None, columns: tuple[str, ...] | None = None
-) -> Iterator[Planned]:
-    return sequence(plan, lambda slices: shards.read(slices, columns), start)
-
-
 def _make_tasks(
-    dealt: Iterator[ranks.Dealt], epoch: int, seed: int, rank: int, reads: set[str] | None, issued: deque[Cursor]
+    dealt: Iterator[ranks.Dealt],
+    pipeline: Pipeline,
+    plan: Plan,
+    epoch: int,
+    seed: int,
+    rank: int,
+    issued: deque[_Issued],
 ) -> Iterator[Task]:
-    """The tasks of a rank's batches; the place after each is left in ``issued``. It holds no loader alive."""
+    """The tasks of a rank's batches; what is to be kept of each is left in ``issued``. It holds no loader alive."""
+    reads = pipeline.reads()
     for step in dealt:
-        rows = step.planned.rows()
+        planned = step.planned
+        rows = planned.rows()
         seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
-        place = Place(epoch, step.planned.number, tuple(rows["shard"].to_pylist()), rank, step.repeat, seconds)
-        issued.append(step.after)
-        yield make_task(rows, place, seed, reads)
-
-
-def _check_sum(state: Mapping[str, Any]) -> str:
-    """A digest of the numbers of a state, so that a damaged one is noticed; its pipeline is compared word for word."""
-    numbers = [state["epoch"], state["batch"], state["turn"], state["lanes"], state["seed"], state["index"]]
-    return hashlib.blake2b(json.dumps(numbers, default=repr).encode(), digest_size=8).hexdigest()
-
-
-def _as_it_is(made: Any) -> Any:
-    return made
+        shards = tuple(rows["shard"].to_pylist())
+        place = Place(epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
+        issued.append(_Issued(Taken(epoch, step.after, step.step + 1), rows))
+        spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
+        yield make_task(rows, place, seed, reads, spares)

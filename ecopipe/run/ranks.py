@@ -26,6 +26,7 @@ class Dealt:
     planned: Planned
     after: Cursor
     repeat: bool
+    step: int
 
 
 def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -58,7 +59,7 @@ def _from_environment(name: str, default: int) -> int:
         ) from None
 
 
-def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail) -> Iterator[Dealt]:
+def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail, first_step: int = 0) -> Iterator[Dealt]:
     """A rank's batches of a sequence, one per step.
 
     Args:
@@ -66,15 +67,17 @@ def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail) ->
         rank: This rank.
         world_size: Number of ranks.
         tail: What ranks without a batch in the last step do: ``repeat`` a batch of that step, or all ``drop`` the step.
+        first_step: Number of the first step.
     """
+    number = first_step
     step: list[Planned] = []
     for planned in sequence:
         step.append(planned)
         if len(step) == world_size:
-            yield Dealt(step[rank], planned.after, repeat=False)
-            step = []
+            yield Dealt(step[rank], planned.after, repeat=False, step=number)
+            step, number = [], number + 1
     if step and tail == "repeat":
-        yield Dealt(step[rank % len(step)], step[-1].after, repeat=rank >= len(step))
+        yield Dealt(step[rank % len(step)], step[-1].after, repeat=rank >= len(step), step=number)
 
 
 def steps(batches: int, world_size: int, tail: Tail) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecopipe.plan.blocks import Slice, first_rows
+from ecopipe.plan.blocks import Slices, first_rows
 from ecopipe.stages.stage import BatchingStage, PlanStage, Rows
 from ecopipe.vocabulary.errors import SampleError
 from ecopipe.vocabulary.randomness import Chance
@@ -63,7 +64,8 @@ class Where(PlanStage):
 
 @dataclass(frozen=True)
 class Take(PlanStage):
-    """Keeps the first ``count`` samples: of the index before a ``Shuffle``, of the shuffled slices after it."""
+    """Keeps the first ``count`` samples: of the index before a ``Shuffle``, of the shuffled slices after it; with a
+    ``Mix``, so many of each source."""
 
     count: int
 
@@ -71,7 +73,7 @@ class Take(PlanStage):
         if self.count < 1:
             raise self.refuse(f"count must be at least 1, got {self.count}.")
 
-    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
+    def deal(self, slices: Slices, chance: Chance) -> Slices:
         return first_rows(slices, self.count)
 
 
@@ -83,8 +85,8 @@ class Shuffle(PlanStage):
     over the whole corpus.
     """
 
-    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
-        return [slices[number] for number in chance.draws("slices").permutation(len(slices))]
+    def deal(self, slices: Slices, chance: Chance) -> Slices:
+        return slices[chance.draws("slices").permutation(len(slices))]
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
         return rows[chance.draws("rows", *place).permutation(len(rows))]
@@ -137,6 +139,10 @@ class Bucket(BatchingStage):
         max_padding: If the cut would leave more than this share of a block's padded size empty, batches end earlier,
             until it does not. In [0, 1]. None: as much as the budget brings.
         spread: Ratio of lengths that count as equal, at least 1.
+        group: Batches of like length that follow each other, at least 1. With a number of ranks that divides it, the
+            ranks' batches of one step are of like length, so that none waits for another; the order is the same for
+            any number of ranks. Some batches of a block are split so that groups are whole; only where a block has
+            fewer samples than that takes, its last group is not.
     """
 
     measure: str
@@ -144,6 +150,7 @@ class Bucket(BatchingStage):
     max_count: int | None = field(default=None, kw_only=True)
     max_padding: float | None = field(default=None, kw_only=True)
     spread: float = field(default=1.01, kw_only=True)
+    group: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.max_padded is None and self.max_count is None:
@@ -156,6 +163,12 @@ class Bucket(BatchingStage):
             raise self.refuse(f"max_padding must lie in [0, 1], got {self.max_padding}.")
         if not 1 <= self.spread < math.inf:
             raise self.refuse(f"spread must be finite and at least 1, got {self.spread}.")
+        if self.group < 1:
+            raise self.refuse(f"group must be at least 1, got {self.group}.")
+
+    @property
+    def batches_per_turn(self) -> int:
+        return self.group
 
     def needs(self) -> tuple[str, ...]:
         return (self.measure,)
@@ -166,10 +179,39 @@ class Bucket(BatchingStage):
         lengths = self._lengths(block, rows)
         bins = np.floor(np.log(np.maximum(lengths, 1e-9)) / np.log(self.spread)) if self.spread > 1 else lengths
         order = np.argsort(-bins, kind="stable")
-        bounds = self._cut(lengths[order])
-        batches = [order[low:high] for low, high in pairwise(bounds)]
-        turns = np.array([members[np.argmin(rows[members])] for members in batches])
-        return [rows[np.sort(batches[number])] for number in np.argsort(turns, kind="stable")]
+        batches = [order[low:high] for low, high in pairwise(self._whole_groups(self._cut(lengths[order])))]
+        groups = [batches[at : at + self.group] for at in range(0, len(batches), self.group)]
+        in_turn = sorted((sorted(group, key=self._turn(rows)) for group in groups), key=self._first_turn(rows))
+        return [rows[np.sort(members)] for group in in_turn for members in group]
+
+    def neighbour(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> Rows:
+        """Rows of the batch whose longest is nearest below that of this one; of the batch itself if it is the shortest
+        of its block."""
+        column = np.asarray(block[self.measure].to_numpy(), dtype=np.float64)
+        longest = np.array([column[rows].max() for rows in batches])
+        below = [number for number in range(len(batches)) if number != batch and longest[number] <= longest[batch]]
+        return batches[max(below, key=lambda number: longest[number]) if below else batch]
+
+    @staticmethod
+    def _turn(rows: Rows) -> Callable[[Rows], int]:
+        """When a batch has its turn: when one of its members would, the one that comes first in the block."""
+        return lambda members: int(members[np.argmin(rows[members])])
+
+    def _first_turn(self, rows: Rows) -> Callable[[Sequence[Rows]], tuple[bool, int]]:
+        """When a group has its turn: like a batch of all its members; one that is not whole is the last."""
+        turn = self._turn(rows)
+        return lambda group: (len(group) < self.group, turn(np.concatenate(group)))
+
+    def _whole_groups(self, bounds: list[int]) -> list[int]:
+        """The bounds, with the batches of most samples split until the groups are whole or nothing can be."""
+        bounds = list(bounds)
+        while (len(bounds) - 1) % self.group:
+            sizes = np.diff(bounds)
+            most = int(sizes.argmax())
+            if sizes[most] < 2:
+                break
+            bounds.insert(most + 1, bounds[most] + int(sizes[most] + 1) // 2)
+        return bounds
 
     def _lengths(self, block: pa.Table, rows: Rows) -> npt.NDArray[np.float64]:
         column = block[self.measure].combine_chunks().take(pa.array(rows))

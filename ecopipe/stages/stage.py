@@ -31,7 +31,7 @@ from ecopipe.vocabulary.sample import Batch, Sample
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ecopipe.plan.blocks import Slice
+    from ecopipe.plan.blocks import Slices
 
 Rows = npt.NDArray[np.int64]
 
@@ -96,8 +96,8 @@ class PlanStage(Stage):
 
     title: ClassVar[str] = "plan stage"
 
-    def deal(self, slices: list[Slice], chance: Chance) -> list[Slice]:
-        """The slices of shards of an epoch, before they are dealt to lanes: reordered, or fewer."""
+    def deal(self, slices: Slices, chance: Chance) -> Slices:
+        """The slices of the shards of a source in an epoch, before they are dealt to lanes: reordered, or fewer."""
         return slices
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
@@ -115,9 +115,19 @@ class BatchingStage(Stage, abc.ABC):
         """Blocks hold a multiple of so many rows, so that fixed-size batches leave no remainder at a block's end."""
         return 1
 
+    @property
+    def batches_per_turn(self) -> int:
+        """Batches of a block that follow each other in the sequence, before another lane has its turn."""
+        return 1
+
     def count(self, rows: int) -> int | None:
         """Batches that a block of so many rows gives; None if it depends on more than their number."""
         return None
+
+    def neighbour(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> Rows:
+        """Rows of a block that can stand in for bad samples of a batch: those of another batch, drawn; else its own."""
+        others = [number for number in range(len(batches)) if number != batch]
+        return batches[others[chance.draws("neighbour", batch).integer(len(others))] if others else batch]
 
     @abc.abstractmethod
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:

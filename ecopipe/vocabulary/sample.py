@@ -45,12 +45,29 @@ class Sample(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A bad sample of a batch: which of the planned ones it was, what was wrong, and what came in its place.
+
+    ``position`` counts the batch's planned samples from 0; ``stage`` failed, for the reason in words; ``substitute`` is
+    the key of the sample that was delivered instead, or None if the place was left out.
+    """
+
+    position: int
+    key: str
+    shard: str
+    stage: str
+    reason: str
+    substitute: str | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a batch stands in the one global sequence, and who received it.
 
-    ``number`` is its number in the epoch (0, 1, 2, ...), whatever the world size; ``shards`` names the shard of each
-    sample; ``repeat`` says that it is delivered a second time, so that every rank makes the same number of steps;
-    ``duration_s`` is the audio in it by the index, before any stage (0 without audio).
+    ``number`` is its number in the epoch (0, 1, 2, ...), whatever the world size; ``step`` counts the steps of the
+    epoch before it, over all restarts; ``shards`` names the shard of each planned sample; ``repeat`` says that it is
+    delivered a second time, so that every rank makes the same number of steps; ``duration_s`` is the audio in it by
+    the index, before any stage (0 without audio); ``faults`` lists its bad samples, where the pipeline tolerates any.
     """
 
     epoch: int
@@ -59,6 +76,8 @@ class Place:
     rank: int = 0
     repeat: bool = False
     duration_s: float = 0.0
+    step: int = 0
+    faults: tuple[Fault, ...] = ()
 
 
 class Batch(dict[str, Any]):

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from ecopipe.formats import index as index_format
 from ecopipe.formats.index import IndexFile, IndexWriter, Row
@@ -34,8 +35,8 @@ def write(path: Path, counts: list[int]) -> IndexFile:
 
 
 def test_rows_are_read_by_shard_and_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_format, "ROW_GROUP", 4)
-    index = write(tmp_path / "i.parquet", [10, 0, 3])
+    monkeypatch.setattr(index_format, "BATCH_ROWS", 4)
+    index = write(tmp_path / "i.arrow", [10, 0, 3])
     assert [(info.name, info.size, info.rows) for info in index.shards] == [
         ("0.tar", 1000, 10),
         ("1.tar", 1001, 0),
@@ -47,12 +48,61 @@ def test_rows_are_read_by_shard_and_range(tmp_path: Path, monkeypatch: pytest.Mo
     assert index.read(2, 0, 3)["members"][1].as_py()[0] == {"extension": "txt", "offset": 512, "size": 5, "crc32": 1}
     assert index.extras == {"speaker": "int32"}
     assert index.extensions == {"txt", "cls"}
-    assert index.filled() == {"key", "shard", "members", "label", "speaker"}
+    assert index.filled == {"key", "shard", "members", "label", "speaker"}
+    assert {name: sums.tolist() for name, sums in index.sums.items()} == {"label": [45, 0, 3], "speaker": [0, 0, 6]}
     index.close()
 
 
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 23])
+def test_every_range_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(index_format, "BATCH_ROWS", 4)
+    monkeypatch.setattr(index_format, "RECENT_BATCHES", 2)
+    index = write(tmp_path / "i.arrow", [3, count])
+    for start in range(count + 1):
+        for stop in range(start, count + 2):  # one beyond the end is not there
+            read = index.read(1, start, stop, ("key",))
+            assert read["key"].to_pylist() == [f"1-{row}" for row in range(start, min(stop, count))]
+    index.close()
+
+
+def test_the_index_is_an_arrow_file_for_whoever_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_format, "BATCH_ROWS", 4)
+    index = write(tmp_path / "i.arrow", [10, 0, 3])
+    whole = feather.read_table(tmp_path / "i.arrow")
+    assert whole["key"].to_pylist() == [row.key for shard in (0, 2) for row in rows(shard, (10, 0, 3)[shard])]
+    assert whole.slice(10).equals(index.read(2, 0, 3))
+    index.close()
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes that are read of it."""
+
+    done = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.done += len(data)
+        return data
+
+
+def test_what_is_read_of_an_index_does_not_grow_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_format, "BATCH_ROWS", 16)
+    opened, sliced = {}, {}
+    for count in (16 * 8, 16 * 264):
+        write(tmp_path / "i.arrow", [count]).close()
+        file = Counted((tmp_path / "i.arrow").read_bytes())
+        index = IndexFile("i.arrow", file)
+        opened[count], file.done = file.done, 0
+        assert index.read(0, 100, 116)["key"].to_pylist() == [f"0-{row}" for row in range(100, 116)]
+        sliced[count] = file.done
+        index.close()
+    small, large = opened
+    assert 0 < opened[large] - opened[small] <= 256 * 24 + 64  # 24 bytes for each further batch
+    assert abs(sliced[large] - sliced[small]) < 1024 < sliced[large]
+
+
 def test_the_digest_is_of_what_the_shard_holds(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a.parquet", [3, 4]), write(tmp_path / "b.parquet", [3, 5])
+    first, second = write(tmp_path / "a.arrow", [3, 4]), write(tmp_path / "b.arrow", [3, 5])
     assert first.shards[0].digest == second.shards[0].digest
     assert first.shards[1].digest != second.shards[1].digest
     for index in (first, second):
@@ -62,64 +112,81 @@ def test_the_digest_is_of_what_the_shard_holds(tmp_path: Path) -> None:
 def test_the_digest_is_of_the_measures_too(tmp_path: Path) -> None:
     digests = set()
     for label in (1, 2, 2):
-        writer = IndexWriter(tmp_path / "i.parquet")
+        writer = IndexWriter(tmp_path / "i.arrow")
         digests.add(writer.add("0.tar", 1, [Row("a", [Member("txt", 0, 1, 2)], {"label": label})]).digest)
         writer.finish()
     assert len(digests) == 2
 
 
 def test_a_damaged_index_is_one_clear_error(tmp_path: Path) -> None:
-    write(tmp_path / "i.parquet", [300]).close()
-    data = bytearray((tmp_path / "i.parquet").read_bytes())
-    data[4:600] = bytes(596)
-    (tmp_path / "i.parquet").write_bytes(data)
-    index = IndexFile(str(tmp_path / "i.parquet"))
-    with pytest.raises(IndexFileError, match=r"i\.parquet: is damaged \(.*Delete it and run 'ecopipe index'"):
+    write(tmp_path / "i.arrow", [300]).close()
+    data = bytearray((tmp_path / "i.arrow").read_bytes())
+    data[1000:2000] = bytes(1000)
+    (tmp_path / "i.arrow").write_bytes(data)
+    index = IndexFile(str(tmp_path / "i.arrow"))
+    with pytest.raises(IndexFileError, match=r"i\.arrow: is damaged \(.*Delete it and run 'ecopipe index'"):
         index.read(0, 0, 300)
     index.close()
 
 
 def test_a_measure_without_a_column_is_refused(tmp_path: Path) -> None:
-    writer = IndexWriter(tmp_path / "i.parquet")
+    writer = IndexWriter(tmp_path / "i.arrow")
     with pytest.raises(IndexFileError, match=r"0\.tar: sample '0-0' has measures \['speaker'\] that no column holds"):
         writer.add("0.tar", 1, rows(0, 1))
     writer.abandon()
 
 
-def parquet(meta: dict[str, str] | None) -> io.BytesIO:
+def arrow(meta: dict[str, object] | None, rows: int = 1) -> io.BytesIO:
+    """An Arrow file of one batch with so many rows, and one batch without rows that holds what an index would say."""
     file = io.BytesIO()
-    table = pa.table({"key": ["a"]})
-    with pq.ParquetWriter(file, table.schema) as writer:
-        writer.write_table(table)
-        if meta:
-            writer.add_key_value_metadata(meta)
+    batch = pa.record_batch({"key": [f"row-{row}" for row in range(rows)]})
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+        writer.write_batch(batch.slice(0, 0), custom_metadata={"ecopipe": json.dumps(meta)} if meta else None)
     file.seek(0)
     return file
+
+
+def described(rows: int) -> dict[str, object]:
+    shards = {"name": ["x.tar"], "size": [1], "rows": [rows], "digest": [""]}
+    return {
+        "version": index_format.VERSION,
+        "made_by": "",
+        "extensions": [],
+        "filled": [],
+        "shards": shards,
+        "sums": {},
+    }
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (io.BytesIO(b"no parquet"), "i.parquet: is no readable Parquet file .*run 'ecopipe index'"),
-        (parquet(None), "was not written by ecopipe"),
-        (parquet({"ecopipe": json.dumps({"version": 99})}), "has version 99, this ecopipe reads 1"),
-        (
-            parquet(
-                {
-                    "ecopipe": json.dumps(
-                        {
-                            "version": 1,
-                            "made_by": "",
-                            "extensions": [],
-                            "shards": [{"name": "x", "size": 1, "rows": 9, "digest": ""}],
-                        }
-                    )
-                }
-            ),
-            "lists 9 rows for x and holds 1",
-        ),
+        (io.BytesIO(b"no arrow"), "i.arrow: is no readable Arrow file .*run 'ecopipe index'"),
+        (arrow(None), "was not written by ecopipe"),
+        (arrow({"version": 99}), "has version 99, this ecopipe reads 2"),
+        (arrow(described(2048)), "lists 2,048 rows, which are 2 batches, and holds 1. Run 'ecopipe index' again"),
     ],
 )
 def test_what_is_no_index_is_refused(file: io.BytesIO, message: str) -> None:
     with pytest.raises(IndexFileError, match=message):
-        IndexFile("i.parquet", file)
+        IndexFile("i.arrow", file)
+
+
+def test_a_batch_of_another_length_than_is_listed_is_refused() -> None:
+    index = IndexFile("i.arrow", arrow(described(9), rows=8))
+    with pytest.raises(IndexFileError, match=r"is damaged \(batch 0 holds 8 rows and should hold 9\)"):
+        index.read(0, 0, 1)
+    index.close()
+
+
+def test_values_that_point_nowhere_are_refused() -> None:
+    """Arrow does not look at offsets when it reads them: a damaged one would be an access to foreign memory."""
+    file = arrow(described(2), rows=2)
+    data = file.getvalue()
+    at = data.index(struct.pack("<iii", 0, 5, 10))
+    file = io.BytesIO(data[:at] + struct.pack("<iii", 0, 5, 1 << 30) + data[at + 12 :])
+    index = IndexFile("i.arrow", file)
+    with pytest.raises(IndexFileError, match=r"is damaged \(.*offset"):
+        index.read(0, 0, 2)
+    index.close()

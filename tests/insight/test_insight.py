@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ecopipe.insight.digest import Digest
-from ecopipe.insight.ledger import Ledger
 from ecopipe.insight.summary import StreamSummary
-from ecopipe.vocabulary.errors import OutputError
 from ecopipe.vocabulary.sample import Batch, Place
 
 
@@ -45,30 +39,6 @@ def test_the_digest_sees_order_keys_names_dtypes_shapes_and_bytes() -> None:
     assert digest(batch(x=x.view(2, 3).t().contiguous().t())) == digest(batch(x=x.view(2, 3)))
 
 
-def test_the_ledger_holds_a_row_per_sample_and_appears_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "l.parquet"
-    with pytest.raises(KeyError), Ledger(path) as ledger:
-        ledger.add(batch(5))
-        ledger.add(batch(6))
-        assert not path.exists()
-        raise KeyError
-    assert os.listdir(tmp_path) == ["l.parquet"]
-    rows = pq.read_table(path).to_pylist()
-    assert rows[1] == {"epoch": 1, "batch": 5, "rank": 3, "position": 1, "key": "b", "shard": "t", "repeat": False}
-    assert [row["batch"] for row in rows] == [5, 5, 6, 6]
-    assert pq.read_metadata(path).metadata[b"ecopipe.complete"] == b"false"
-    with Ledger(path):
-        pass
-    assert pq.read_metadata(path).metadata[b"ecopipe.complete"] == b"true"
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="there is no folder .*nope. Make it, or mend the path"):
-        Ledger(tmp_path / "nope" / "l.parquet")
-    with pytest.raises(OutputError, match=r"notes\.txt: is there and is no ledger, and is not replaced"):
-        Ledger(tmp_path / "notes.txt")
-    with pytest.raises(ValueError, match="the batch has no place"), Ledger(path) as ledger:
-        ledger.add(Batch({"keys": []}))
-
-
 def test_the_summary_counts_what_came() -> None:
     summary = StreamSummary()
     summary.add(batch(lengths=torch.tensor([2, 4]), tokens=torch.zeros(2, 4, dtype=torch.int64)))
@@ -78,4 +48,4 @@ def test_the_summary_counts_what_came() -> None:
     assert (figures["samples"], figures["batches"], figures["tokens"], figures["audio_s"]) == (4, 2, 10, 9.0)
     assert figures["padding_fraction"] == pytest.approx(1 - 10 / 12, abs=1e-6)
     assert figures["first_batch"] == {"lengths": "int64 [2]", "tokens": "int64 [2, 4]"}
-    assert 0 < figures["first_batch_s"] <= figures["wall_s"]
+    assert 0 <= figures["first_batch_s"] <= figures["wall_s"]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import ecopipe
+from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.toml import parse_override
 from ecopipe.stages.plan import Batch, Bucket
+from ecopipe.stages.source import Mix, TarShards
 from ecopipe.vocabulary.errors import ConfigError
 
 from ..conftest import ROOT
@@ -64,7 +67,7 @@ def test_values_of_set_are_toml_or_strings(text: str, expected: tuple[str, objec
         (("[source]", "[sauce]"), "TOML: unknown key 'sauce'. Did you mean 'source'?"),
         (
             ('path = "x"', 'pahts = "x"'),
-            r"TOML: \[source\]: unknown key 'pahts'. Did you mean 'path'\? Known: block_rows, lanes, path",
+            r"TOML: \[source\]: unknown key 'pahts'. Did you mean 'path'\? Known: block_rows, lanes, name, path",
         ),
         (('path = "x"', ""), r"TOML: \[source\]: 'path' is missing. Add path = "),
         (("Shuffle", "Shufle"), "TOML: stage 1: unknown stage 'Shufle'. Did you mean 'Shuffle'?"),
@@ -115,3 +118,64 @@ def test_a_users_function_has_no_toml() -> None:
 def test_numbers_are_taken_as_toml_writes_them() -> None:
     text = GOOD.replace('stage = "Batch"\nsize = 8', 'stage = "Bucket"\nmeasure = "width"\nmax_padded = 400')
     assert ecopipe.loads(text).batching == Bucket("width", max_padded=400)
+
+
+MIXED = """
+[source]
+weights = [3, 1.5]
+stop = "cycle"
+by = "duration_s"
+
+[[source.sources]]
+name = "clean"
+path = "a"
+
+[[source.sources]]
+name = "other"
+path = ["b", "c"]
+
+[[stages]]
+stage = "Batch"
+size = 2
+
+[[stages]]
+stage = "Collate"
+input = "txt"
+
+[bad_samples]
+policy = "skip"
+max_share = 0.5
+"""
+
+
+def test_a_mixture_and_a_policy_survive_toml() -> None:
+    pipeline = ecopipe.loads(MIXED, {"other.path": "elsewhere", "source.lanes": 2, "bad_samples.max_consecutive": 7})
+    sources = (TarShards("a", name="clean"), TarShards("elsewhere", name="other"))
+    assert pipeline.source == Mix(sources, weights=(3, 1.5), stop="cycle", by="duration_s", lanes=2)
+    assert pipeline.bad_samples == BadSamples("skip", max_share=0.5, max_consecutive=7)
+    assert ecopipe.loads(ecopipe.dumps(pipeline)) == pipeline
+    by_epoch = ecopipe.loads(MIXED.replace("[3, 1.5]", "[[3, 1], [1, 1]]"))
+    assert ecopipe.loads(ecopipe.dumps(by_epoch)) == by_epoch
+    assert json.loads(json.dumps(pipeline.identity)) == pipeline.identity
+    assert "bad_samples" not in pipeline.identity
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("stop =", "stopp ="), r"\[source\]: unknown key 'stopp'. Did you mean 'stop'\?"),
+        (('stop = "cycle"', ""), r"\[source\]: 'stop' is missing"),
+        (('"cycle"', '"circle"'), r"\[source\]: unknown stop 'circle'. Did you mean 'cycle'\?"),
+        (("weights = [3, 1.5]", 'weights = ["3", 1]'), r"\[source\]: weights = .* has the wrong type"),
+        (("weights = [3, 1.5]", "weights = [1]"), r"\[source\]: got 1 weights for 2 sources"),
+        (('path = "a"', 'pth = "a"'), r"\[source\] 1: unknown key 'pth'. Did you mean 'path'\?"),
+        (('"skip"', '"skipp"'), r"\[bad_samples\]: unknown policy 'skipp'. Did you mean 'skip'\?"),
+        (("max_share = 0.5", "max_share = 2"), r"\[bad_samples\]: max_share must lie in \[0, 1\], got 2"),
+        (("max_share = 0.5", "max_consecutive = 0"), r"\[bad_samples\]: max_consecutive must be at least 1, got 0"),
+        (("[bad_samples]", "[bad_sample]"), r"unknown key 'bad_sample'. Did you mean 'bad_samples'\?"),
+        (("[[source.sources]]", "[source.sources]"), r"TOML"),
+    ],
+)
+def test_mistakes_in_a_mixture_or_a_policy_are_named(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ecopipe.loads(MIXED.replace(*change))

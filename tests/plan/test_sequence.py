@@ -4,34 +4,38 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecopipe.plan.blocks import Lane, Slice, deal_lanes, slices_of
-from ecopipe.plan.sequence import Cursor, Rows, sequence
+from ecopipe.plan.blocks import Lane, Rows, Slice, slices_of
+from ecopipe.plan.sequence import Cursor, sequence
+
+from .test_blocks import lanes_of
 
 
 class Recipe:
     """Cuts blocks in threes; every third block gives nothing at all."""
 
-    def __init__(self, shards: list[int], lanes: int) -> None:
-        self._lanes = deal_lanes(slices_of(shards, 64), lanes, 7)
+    def __init__(self, shards: list[int], lanes: int, group: int = 1) -> None:
+        self._lanes = lanes_of(slices_of(shards, 64), lanes, 7)
+        self.group = group
 
     def lanes(self) -> list[Lane]:
         return self._lanes
 
-    def cut(self, block: pa.Table, lane: int, number: int) -> list[Rows]:
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
         if number % 3 == 2:
             return []
-        rows = np.arange(block.num_rows, dtype=np.int64)
-        return [rows[at : at + 3] for at in range(0, len(rows), 3)]
+        return [order[at : at + 3] for at in range(0, len(order), 3)]
 
 
-def read(slices: list[Slice]) -> pa.Table:
-    return pa.table({"key": [f"{piece.shard}:{row}" for piece in slices for row in range(piece.start, piece.stop)]})
+def read(slices: list[Slice], columns: tuple[str, ...] | None = None) -> pa.Table:
+    names = [f"{piece.shard}:{row}" for piece in slices for row in range(piece.start, piece.stop)]
+    return pa.table({"key": names, "other": np.arange(len(names))}).select(columns or ("key", "other"))
 
 
+@pytest.mark.parametrize("group", [1, 2, 3])
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5])
 @pytest.mark.parametrize("shards", [[50], [1, 40, 3, 0, 9], [0, 0], [2]])
-def test_every_cursor_gives_the_rest(shards: list[int], lanes: int) -> None:
-    recipe = Recipe(shards, lanes)
+def test_every_cursor_gives_the_rest(shards: list[int], lanes: int, group: int) -> None:
+    recipe = Recipe(shards, lanes, group)
     whole = list(sequence(recipe, read))
     keys = [planned.rows()["key"].to_pylist() for planned in whole]
     assert [planned.number for planned in whole] == list(range(len(whole)))
@@ -51,3 +55,25 @@ def test_lanes_take_turns() -> None:
 def test_an_empty_cursor_is_the_beginning() -> None:
     recipe = Recipe([9], 2)
     assert [p.after for p in sequence(recipe, read, Cursor())] == [p.after for p in sequence(recipe, read)]
+
+
+def test_a_lane_gives_a_group_of_batches_a_turn() -> None:
+    recipe = Recipe([40, 40], 2, group=2)
+    turns = [planned.after.turn for planned in sequence(recipe, read)]
+    assert turns[:10] == [0, 1, 1, 0, 0, 1, 1, 0, 1, 0]  # a block of two batches, and one of three: two, and one left
+
+
+def test_other_columns_are_read_where_rows_are_asked_for_and_only_there() -> None:
+    asked = []
+
+    def counted(slices: list[Slice], columns: tuple[str, ...] | None = None) -> pa.Table:
+        asked.append(columns)
+        return read(slices, columns)
+
+    recipe = Recipe([40], 1)
+    expected = [planned.rows() for planned in sequence(recipe, read)]
+    found = [planned.rows() for planned in sequence(recipe, counted, columns=("key",)) if planned.number != 0]
+    assert found == expected[1:]
+    blocks = int(recipe.lanes()[0].blocks)
+    assert asked.count(("key",)) == blocks
+    assert asked.count(None) == sum(number % 3 != 2 for number in range(blocks))

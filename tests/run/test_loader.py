@@ -9,14 +9,11 @@ import json
 import os
 import random
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 import ecopipe
 from ecopipe.pipeline.pipeline import Pipeline
@@ -26,9 +23,10 @@ from ecopipe.stages.foreign import Map
 from ecopipe.stages.image import DecodeImage
 from ecopipe.stages.plan import Batch, Shuffle, Where
 from ecopipe.stages.source import TarShards
-from ecopipe.vocabulary.errors import ConfigError, SampleError, ShardError, StateError, WorkerError
+from ecopipe.vocabulary.errors import ConfigError, SampleError, ShardError, StateError
 
 from ..laws import seen, trace
+from .test_pool import ended, pids
 
 
 def images(shards: Path, *stages: Map, size: int = 8, seed_block: int = 16384) -> Pipeline:
@@ -100,22 +98,6 @@ def test_a_stale_iterator_takes_nothing_from_the_new_one(pipeline: Pipeline, wor
         second = seen(next(live))
         assert loader.state_dict()["batch"] == 2
         assert [first, second, *(seen(batch) for batch in live)] == trace(pipeline)
-
-
-def test_after_a_worker_died_the_loader_goes_on_from_the_state(pipeline: Pipeline) -> None:
-    whole = trace(pipeline)
-    with Loader(pipeline, workers=1) as loader:
-        batches = iter(loader)
-        taken = [seen(next(batches))]
-        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's may raise in this very function
-        try:
-            os.kill(loader._torch_loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
-            with pytest.raises(WorkerError, match="continue from it"):
-                taken += [seen(batch) for batch in batches]
-        finally:
-            signal.signal(signal.SIGCHLD, handler)
-        loader.load_state_dict(loader.state_dict())
-        assert taken + [seen(batch) for batch in loader] == whole
 
 
 def lock(image: torch.Tensor) -> object:
@@ -194,7 +176,7 @@ def test_a_state_of_something_else_is_refused_by_its_first_difference(pipeline: 
         with Loader(other, **settings) as loader, pytest.raises(StateError, match=message):
             loader.load_state_dict(state)
     with Loader(pipeline) as loader:
-        with pytest.raises(StateError, match="has version 99; this ecopipe reads 1"):
+        with pytest.raises(StateError, match="has version 99; this ecopipe reads 2"):
             loader.load_state_dict({**state, "version": 99})
         for damage in ({"batch": 5}, {"lanes": [[999, 0]]}, {"epoch": -1}, {"turn": 7}, {"lanes": None}):
             with pytest.raises(StateError, match="is damaged: it does not agree with its own checksum"):
@@ -282,6 +264,8 @@ def test_rank_and_world_size_come_from_torch_distributed(pipeline: Pipeline, tmp
         ({"device": "gpu"}, "unknown device 'gpu'. Write 'cpu', 'cuda'"),
         ({"device": "meta"}, "device 'meta' cannot be used here"),
         ({"timeout_s": -1}, "loader: timeout_s must be at least 0, got -1"),
+        ({"worker_retries": -1}, "loader: worker_retries must be at least 0, got -1"),
+        ({"verify": "crc32"}, "loader: unknown verify 'crc32'. Did you mean 'crc'. Known: crc, off"),
         ({"multiprocessing_context": "frok"}, "unknown multiprocessing_context 'frok'. Did you mean 'fork'?"),
     ],
 )
@@ -301,30 +285,15 @@ def test_a_missing_cuda_device_is_one_clear_sentence(pipeline: Pipeline) -> None
         pipeline.loader(device="cuda")
 
 
-def test_workers_leave_nothing_behind(pipeline: Pipeline) -> None:
-    def segments() -> set[str]:
-        return {name for name in os.listdir("/dev/shm") if name.startswith("torch_")}
-
-    before = segments()
-    loader = Loader(pipeline, workers=2)
-    processes = _workers(iter(loader), loader)
-    loader.close()
-    for process in processes:
-        process.join(10)
-        assert not process.is_alive()
-    assert segments() <= before
-
-
 def test_a_dropped_loader_ends_its_workers_without_the_collector(pipeline: Pipeline) -> None:
     loader = Loader(pipeline, workers=1)
     batches = iter(loader)
     next(batches)
-    process = loader._torch_loader._iterator._workers[0]  # type: ignore[union-attr]
+    workers = pids(loader)
     gc.disable()
     try:
         del loader, batches
-        process.join(10)
-        assert not process.is_alive()
+        assert all(map(ended, workers))
     finally:
         gc.enable()
 
@@ -339,28 +308,13 @@ def test_closing_ends_workers_and_files_though_an_iterator_is_held(pipeline: Pip
     loader = Loader(pipeline, workers=1)
     batches = iter(loader)
     next(batches)
-    process = loader._torch_loader._iterator._workers[0]  # type: ignore[union-attr]
+    workers = pids(loader)
     loader.close()
-    process.join(10)
-    assert not process.is_alive()
+    assert all(map(ended, workers))
     with pytest.raises(RuntimeError, match="or closed"):
         next(batches)
     with pytest.raises(RuntimeError, match="is closed. Make another one"):
         iter(loader)
-
-
-def test_a_worker_that_is_killed_is_told_as_that(shards: Path) -> None:
-    pipeline = images(shards, Map(die, field="image"))
-    with (
-        Loader(pipeline, workers=1) as loader,
-        pytest.raises(WorkerError, match="loader: .*worker .*continue from it"),
-    ):
-        list(loader)
-
-
-def die(image: torch.Tensor) -> torch.Tensor:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return image
 
 
 def test_a_tar_replaced_with_one_of_the_same_size_is_noticed(pipeline: Pipeline, shards: Path, tmp_path: Path) -> None:
@@ -376,6 +330,8 @@ def test_a_tar_replaced_with_one_of_the_same_size_is_noticed(pipeline: Pipeline,
         pytest.raises(ShardError, match=r"member 'png' is not what was indexed \(its CRC-32"),
     ):
         list(loader)
+    with Loader(copied, verify="off") as loader, pytest.raises(SampleError, match="DecodeImage"):
+        list(loader)
 
 
 def test_an_epoch_without_a_batch_is_an_error(shards: Path) -> None:
@@ -387,17 +343,6 @@ def test_an_epoch_without_a_batch_is_an_error(shards: Path) -> None:
             list(loader)
 
 
-def _workers(batches: Iterator[object], loader: Loader) -> list[object]:
-    next(batches)
-    found: list[object] = list(loader._torch_loader._iterator._workers)  # type: ignore[union-attr]
-    assert len(found) == 2
-    return found
-
-
-def test_spawned_workers_give_the_same(pipeline: Pipeline) -> None:
-    assert trace(pipeline, workers=1, multiprocessing_context="spawn") == trace(pipeline)
-
-
 def test_a_pipeline_iterates_in_this_process(pipeline: Pipeline) -> None:
     assert [seen(batch) for batch in pipeline] == trace(pipeline)
-    assert isinstance(ecopipe.Loader(pipeline)._torch_loader, DataLoader)
+    assert ecopipe.Loader is Loader

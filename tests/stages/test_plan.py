@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -81,8 +83,8 @@ def test_the_count_of_batches_is_that_of_the_cut(stage: Batch, count: int) -> No
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_take_keeps_the_first(count: int) -> None:
     dealt = Take(count).deal(slices_of([5, 20], 64), CHANCE)
-    assert sum(map(len, dealt)) == min(count, 25)
-    assert dealt[0].shard == 0
+    assert (dealt[:, 2] - dealt[:, 1]).sum() == min(count, 25)
+    assert dealt[0].tolist()[:2] == [0, 0]
 
 
 def test_shuffle_is_a_permutation_that_epoch_and_place_change() -> None:
@@ -94,8 +96,9 @@ def test_shuffle_is_a_permutation_that_epoch_and_place_change() -> None:
     assert all(sorted(order) == list(range(100)) for order in orders)
     assert len({tuple(order) for order in orders}) == 5
     slices = slices_of([300], 160)
-    assert set(Shuffle().deal(slices, CHANCE)) == set(slices)
-    assert Shuffle().deal(slices, CHANCE) != slices
+    dealt = Shuffle().deal(slices, CHANCE).tolist()
+    assert sorted(dealt) == slices.tolist()
+    assert dealt != slices.tolist()
 
 
 def test_batch_cuts_in_order() -> None:
@@ -206,3 +209,41 @@ def test_a_sample_without_the_measure_is_named() -> None:
     table = block(n=[3, None])
     with pytest.raises(SampleError, match=r"Bucket: sample 'k1' in s\.tar: has no n\. Leave it out with Where"):
         Bucket("n", max_count=2).apply(table, everything(table), CHANCE, PLACE)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 8), st.integers(1, 9))
+def test_groups_are_whole_and_of_like_length(lengths: list[int], group: int, most: int) -> None:
+    table = block(n=lengths)
+    rows = Shuffle().apply(table, everything(table), CHANCE, PLACE)
+    batches = Bucket("n", max_count=most, group=group).apply(table, rows, CHANCE, PLACE)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) <= most for batch in batches)
+    assert len(batches) % group == 0 or all(len(batch) == 1 for batch in batches)
+    groups = [np.concatenate(batches[at : at + group]) for at in range(0, len(batches), group)]
+    ranges = sorted((min(lengths[row] for row in rows), max(lengths[row] for row in rows)) for rows in groups)
+    assert all(high <= low for (_, high), (low, _) in pairwise(ranges))  # groups share no lengths but at their borders
+
+
+def test_a_group_of_one_is_the_order_without_groups_and_groups_come_at_random() -> None:
+    table = block(n=np.random.default_rng(0).integers(1, 1000, 400).tolist())
+    rows = Shuffle().apply(table, everything(table), CHANCE, PLACE)
+    lengths = np.array(table["n"])
+    batches = Bucket("n", max_count=8, group=5).apply(table, rows, CHANCE, PLACE)
+    means = [lengths[np.concatenate(batches[at : at + 5])].mean() for at in range(0, len(batches), 5)]
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
+    spread = [np.ptp([lengths[batch].max() for batch in batches[at : at + 5]]) for at in range(0, len(batches), 5)]
+    alone = Bucket("n", max_count=8).apply(table, rows, CHANCE, PLACE)
+    ungrouped = [np.ptp([lengths[batch].max() for batch in alone[at : at + 5]]) for at in range(0, len(alone), 5)]
+    assert max(spread) <= 150 < 400 < max(ungrouped)
+
+
+def test_a_neighbour_is_another_batch_of_like_length_and_never_a_longer_one() -> None:
+    table = block(n=[10, 11, 50, 51, 90, 91])
+    batches = [np.array([4, 5]), np.array([0, 1]), np.array([2, 3])]
+    bucket = Bucket("n", max_count=2)
+    found = [bucket.neighbour(table, batches, number, CHANCE).tolist() for number in range(3)]
+    assert found == [[2, 3], [0, 1], [0, 1]]  # the shortest has only itself
+    drawn = {tuple(Batch(2).neighbour(table, batches, 0, Chance(seed, 0, "Batch"))) for seed in range(20)}
+    assert drawn == {(0, 1), (2, 3)}
+    assert Batch(2).neighbour(table, batches[:1], 0, CHANCE).tolist() == [4, 5]

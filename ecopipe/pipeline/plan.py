@@ -1,0 +1,132 @@
+"""The plan stages of a pipeline in one epoch over some shards: the recipe of the sequence of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import pyarrow as pa
+
+from ecopipe.plan.blocks import Lane, Rows, Share, Slices, Stream, bounds_of, slices_of
+from ecopipe.plan.mixed import Opened, mean_of
+from ecopipe.plan.mixture import Mixture
+from ecopipe.plan.sequence import Planned
+from ecopipe.stages.plan import Where
+from ecopipe.stages.source import Mix, Source
+from ecopipe.stages.stage import BatchingStage, PlanStage
+from ecopipe.vocabulary.errors import ConfigError
+from ecopipe.vocabulary.randomness import Chance
+
+MOST_SPARES = 8
+"""Rows that go with a batch to stand in for its bad samples; if more are bad, its good ones are taken again."""
+
+
+class Plan:
+    """What plan stages do in one epoch: a :class:`ecopipe.plan.sequence.Recipe`.
+
+    Args:
+        source: The pipeline's source.
+        stages: Its plan stages.
+        batching: Its batching stage.
+        shards: The source, opened.
+        seed: Seed of the order.
+        epoch: The epoch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stages: Sequence[PlanStage],
+        batching: BatchingStage,
+        shards: Opened,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        self._source, self._stages, self._batching, self._shards = source, list(stages), batching, shards
+        self._seed, self._epoch = seed, epoch
+
+    @property
+    def group(self) -> int:
+        """Batches that a lane gives before the next one has its turn."""
+        return self._batching.batches_per_turn
+
+    @property
+    def endless(self) -> bool:
+        """Whether the epoch never ends."""
+        return isinstance(self._source, Mix) and self._source.stop == "forever"
+
+    def lanes(self) -> list[Lane]:
+        """The epoch's lanes.
+
+        Raises:
+            ConfigError: A source of a mixture holds fewer samples than there are lanes.
+        """
+        streams, first = [], 0
+        for number, shards in enumerate(self._shards.parts.values()):
+            slices = slices_of(shards.rows_per_shard, self._source.block_rows, first)
+            streams.append(self._passes(slices, number))
+            first += len(shards.rows_per_shard)
+        lengths = [len(passes(0)) for passes in streams]
+        weights = self._weights()
+        for name, length in zip(self._shards.parts, lengths, strict=True):
+            if isinstance(self._source, Mix) and length < self._source.lanes:
+                raise ConfigError(
+                    f"Mix: the source {name} holds {length} samples, fewer than the {self._source.lanes} lanes. "
+                    "Use fewer lanes."
+                )
+        multiple = self._batching.multiple
+        block_rows = max(self._source.block_rows - self._source.block_rows % multiple, multiple)
+        lanes = []
+        for bounds in zip(*(bounds_of(length, self._source.lanes) for length in lengths), strict=True):
+            shares = [Share(passes, low, high) for passes, (low, high) in zip(streams, bounds, strict=True)]
+            stop = self._source.stop if isinstance(self._source, Mix) else "all"
+            lanes.append(Lane(shares, Mixture([len(share) for share in shares], weights, stop), block_rows, multiple))
+        return lanes
+
+    def _passes(self, slices: Slices, number: int) -> Callable[[int], Stream]:
+        """The stream of a source in each of its passes: the first, and further ones where a mixture begins it again."""
+
+        @lru_cache(maxsize=2)  # lanes come to the end of a pass at about the same time
+        def stream(turn: int) -> Stream:
+            dealt = slices
+            for stage in self._stages:
+                label = f"{stage.label}/{number}/{turn}" if isinstance(self._source, Mix) else stage.label
+                dealt = stage.deal(dealt, Chance(self._seed, self._epoch, label))
+            return Stream(dealt)
+
+        return stream
+
+    def _weights(self) -> list[float]:
+        """The weight of each source, in rows."""
+        if not isinstance(self._source, Mix):
+            return [1.0]
+        weights = self._source.weights_in(self._epoch)
+        if self._source.by == "samples":
+            return list(weights)
+        return [
+            weight / mean_of(name, shards, self._source.by) if weight else 0.0
+            for weight, (name, shards) in zip(weights, self._shards.parts.items(), strict=True)
+        ]
+
+    def count(self) -> int | None:
+        """Batches of the epoch where row counts alone tell; None where it has to be planned."""
+        if any(isinstance(stage, Where) for stage in self._stages):
+            return None
+        counts = [self._batching.count(rows) for lane in self.lanes() for rows in lane.block_sizes()]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
+        """The batches of one block, as positions into it."""
+        rows = order
+        for stage in self._stages:
+            rows = stage.apply(block, rows, Chance(self._seed, self._epoch, stage.label), (lane, number))
+        chance = Chance(self._seed, self._epoch, self._batching.label)
+        return [batch for batch in self._batching.apply(block, rows, chance, (lane, number)) if len(batch)]
+
+    def spares(self, planned: Planned) -> pa.Table:
+        """Index rows that may stand in for bad samples of a batch, in the order of preference."""
+        chance = Chance(self._seed, self._epoch, self._batching.label)
+        block = planned.block
+        near = self._batching.neighbour(block.planned, block.batches, planned.batch, chance)
+        drawn = chance.draws("spares", planned.number).permutation(len(near))[:MOST_SPARES]
+        return block.rows(near[drawn])

@@ -1,0 +1,217 @@
+"""From index rows to a collated batch: read, check, decode, collate; and what becomes of samples that fail."""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.foreign import Map
+from ecopipe.storage.files import RangeReader
+from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, ShardError
+from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.sample import Batch, Fault, Place, Sample
+
+Verify = Literal["crc", "off"]
+"""Whether what is read is compared with the CRC-32 in the index."""
+
+ROW_COLUMNS = ("key", "shard", "path", "members")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One batch to make: the index rows of its samples, and its place; ``spares`` may stand in for bad samples."""
+
+    rows: pa.RecordBatch
+    place: Place
+    seed: int
+    spares: pa.RecordBatch | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is returned instead of a batch that could not be made; raised again where the batch was wanted."""
+
+    error: EcopipeError
+
+
+class WorkerTraceback(Exception):
+    """The cause of an error that was raised in a worker, as the text of its traceback."""
+
+    def __str__(self) -> str:
+        return f"in a worker:\n{self.args[0]}"
+
+
+def failure(task: Task, error: Exception) -> Failure:
+    """What is returned when something nobody thought of went wrong with a task."""
+    key, shard = str(task.rows["key"][0]), str(task.rows["shard"][0])
+    reason = f"its batch cannot be made or sent: {type(error).__name__}: {error}"
+    return Failure(SampleError("worker", key, shard, reason, traceback.format_exc()))
+
+
+def make_task(rows: pa.Table, place: Place, seed: int, reads: set[str] | None, spares: pa.Table | None = None) -> Task:
+    """A task of some index rows, less the columns that no stage looks at."""
+
+    def wanted(table: pa.Table) -> pa.RecordBatch:
+        columns = [name for name in table.column_names if name in ROW_COLUMNS or reads is None or name in reads]
+        return table.select(columns).combine_chunks().to_batches()[0]
+
+    return Task(wanted(rows), place, seed, wanted(spares) if spares is not None and spares.num_rows else None)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A sample of the batch being made: of the planned one at ``position``, or what stands in for it."""
+
+    position: int
+    sample: Sample
+
+
+class BatchMaker:
+    """Makes the batch of a task, in whatever process it is called."""
+
+    def __init__(self, pipeline: Pipeline, *, verify: Verify = "crc") -> None:
+        self._verify = verify
+        self._policy = pipeline.bad_samples.policy
+        self._stages = pipeline.sample_stages
+        self._collate = pipeline.collate
+        self._reads = pipeline.reads()
+        self._reader = RangeReader()
+
+    def __call__(self, task: Task) -> Batch | Failure:
+        try:
+            return self._make(task)
+        except EcopipeError as error:
+            return Failure(error)
+        except Exception as error:
+            return failure(task, error)
+
+    def _make(self, task: Task) -> Batch:
+        chances = [Chance(task.seed, task.place.epoch, stage.label) for stage in self._stages]
+        if self._policy != "raise":
+            return self._make_of_the_good(task, chances)
+        batch = self._collated([self._sample(row, chances) for row in task.rows.to_pylist()])
+        batch.place = task.place
+        return batch
+
+    def _make_of_the_good(self, task: Task, chances: Sequence[Chance]) -> Batch:
+        """The batch without its bad samples, or with others in their places; ``place.faults`` says which."""
+        rows = task.rows.to_pylist()
+        faults: dict[int, Fault] = {}
+        items: list[_Item] = []
+        spares = self._good_spares(task, chances)
+        for position, row in enumerate(rows):
+            try:
+                items.append(_Item(position, self._sample(row, chances)))
+            except DataError as error:
+                faults[position] = _fault(position, row, error)
+        while True:
+            chosen = self._with_substitutes(items, faults, spares, len(rows))
+            try:
+                batch = self._collated([item.sample for item in chosen])
+                break
+            except SampleError as error:
+                bad = [item for item in chosen if item.sample.key == error.key]
+                if not bad:
+                    raise
+                items = [item for item in chosen if item.sample.key != error.key]
+                for item in bad:
+                    faults.setdefault(item.position, _fault(item.position, rows[item.position], error))
+        keys = {item.position: item.sample.key for item in chosen}
+        found = tuple(replace(fault, substitute=keys.get(position)) for position, fault in sorted(faults.items()))
+        batch.place = replace(task.place, faults=found)
+        return batch
+
+    def _with_substitutes(
+        self, items: list[_Item], faults: dict[int, Fault], spares: Iterator[Sample], count: int
+    ) -> list[_Item]:
+        """The samples to collate: spares, or else good samples of the batch again, in the places of bad ones."""
+        filled = {item.position: item for item in items}
+        empty = [position for position in range(count) if position not in filled]
+        if self._policy == "skip":
+            empty = empty[:1] if not items else []
+        for number, position in enumerate(empty):
+            sample = next(spares, None)
+            if sample is None and not items:
+                fault = faults[position]
+                raise SampleError(
+                    fault.stage, fault.key, fault.shard,
+                    f"{fault.reason} And all {count} samples of its batch are bad, and those that could stand in",
+                )  # fmt: skip
+            filled[position] = _Item(position, sample if sample is not None else items[number % len(items)].sample)
+        return [filled[position] for position in sorted(filled)]
+
+    def _good_spares(self, task: Task, chances: Sequence[Chance]) -> Iterator[Sample]:
+        for row in [] if task.spares is None else task.spares.to_pylist():
+            try:
+                yield self._sample(row, chances)
+            except DataError:
+                continue
+
+    def _sample(self, row: dict[str, Any], chances: Sequence[Chance]) -> Sample:
+        return self._apply(self._read(row), chances)
+
+    def _read(self, row: dict[str, Any]) -> Sample:
+        reads = self._reads
+        members = [member for member in row["members"] if reads is None or member["extension"] in reads]
+        payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])
+        if self._verify == "crc":
+            _check_members(row, members, payloads)
+        fields = {name: value for name, value in row.items() if name not in ROW_COLUMNS and value is not None}
+        fields.update((member["extension"], data) for member, data in zip(members, payloads, strict=True))
+        return Sample(row["key"], fields, shard=row["shard"])
+
+    def close(self) -> None:
+        """Closes the files that this process opened."""
+        self._reader.close()
+
+    def _apply(self, sample: Sample, chances: Sequence[Chance]) -> Sample:
+        for stage, chance in zip(self._stages, chances, strict=True):
+            try:
+                missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
+                if missing:
+                    raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
+                sample = stage.apply(sample, chance)
+            except SampleError as error:
+                raise SampleError(
+                    error.stage, error.key, error.shard or sample.shard, error.reason, error.details
+                ) from error
+            except EcopipeError:
+                raise
+            except Exception as error:
+                raise _explain(stage.label, [sample], error, foreign=isinstance(stage, Map)) from error
+        return sample
+
+    def _collated(self, samples: Sequence[Sample]) -> Batch:
+        try:
+            return self._collate.apply(samples)
+        except EcopipeError:
+            raise
+        except Exception as error:
+            raise _explain(self._collate.label, samples, error) from error
+
+
+def _fault(position: int, row: dict[str, Any], error: DataError) -> Fault:
+    stage, reason = (error.stage, error.reason) if isinstance(error, SampleError) else ("read", str(error))
+    return Fault(position, row["key"], row["shard"], stage, reason)
+
+
+def _explain(stage: str, samples: Sequence[Sample], error: Exception, *, foreign: bool = False) -> SampleError:
+    own = isinstance(error, ValueError) and not foreign  # our stages say in words what is wrong with a sample
+    reason = str(error) if own else f"{type(error).__name__}: {error}"
+    key = samples[0].key if len(samples) == 1 else f"{samples[0].key} and {len(samples) - 1} more"
+    return SampleError(stage, key, samples[0].shard, reason, traceback.format_exc())
+
+
+def _check_members(row: dict[str, Any], members: Sequence[dict[str, Any]], payloads: Sequence[bytes]) -> None:
+    for member, payload in zip(members, payloads, strict=True):
+        if zlib.crc32(payload) != member["crc32"]:
+            raise ShardError(
+                f"{row['path']}: sample {row['key']!r} member {member['extension']!r} is not what was indexed "
+                "(its CRC-32 differs): the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
+            )
