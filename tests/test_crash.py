@@ -21,6 +21,7 @@ import pytest
 import ecopipe
 from ecopipe.datasets import synthetic
 from ecopipe.datasets.shards import verify_folder
+from ecopipe.formats.index import FILE_NAME
 
 LIMIT_S = 60
 MANY = int(os.environ.get("ECOPIPE_KILLS", "12"))
@@ -113,10 +114,10 @@ def shard_rows(split: Path) -> list[int]:
 
 def kill_indexing(tars: Path, folder: Path, chance: random.Random) -> None:
     """Killed, then started again: there is a whole index, or none."""
-    shutil.copytree(tars, folder, ignore=shutil.ignore_patterns("index.parquet"))
+    shutil.copytree(tars, folder, ignore=shutil.ignore_patterns(FILE_NAME))
     process = start("index", folder)
     kill_when(process, lambda: bool(leftovers(folder)), chance.random() * 0.08)
-    if (folder / "index.parquet").exists():
+    if (folder / FILE_NAME).exists():
         assert sum(shard_rows(folder)) == 600
     run("index", folder)
     assert leftovers(folder) == []
@@ -210,7 +211,7 @@ def test_shards_and_index_in_a_place_that_cannot_be_written(
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs takes rights that are not here")
     try:
-        shutil.copytree(tars, folder / "tars", ignore=shutil.ignore_patterns("index.parquet"))
+        shutil.copytree(tars, folder / "tars", ignore=shutil.ignore_patterns(FILE_NAME))
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         monkeypatch.setenv("ECOPIPE_CACHE", str(tmp_path / "cache"))  # where an index goes that has no place beside
         words = (PIPELINE, "--set", f"source.path={folder / 'tars'}", "--set", "Bucket.max_padded=2000")

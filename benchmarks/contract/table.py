@@ -25,9 +25,7 @@ def _table(results: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"| {cell(statement(law))} | {' | '.join(found)} |")
     kept = [sum(verdict["outcome"] == "pass" for verdict in result["verdicts"]) for result in results]
     lines.append(f"| **kept, of {len(LAWS)}** | {' | '.join(f'**{count}**' for count in kept)} |")
-    legend = (
-        "✓ kept. ✗ broken; *hangs*: no answer within the time limit; *raises*: refuses with an error. – not offered."
-    )
+    legend = "✓ kept; ✗ broken (*hangs*: no answer in time, *raises*: an error instead of batches); empty: not offered."
     return [*lines, "", f"{legend} Made by `{COMMAND}`, with `benchmarks/contract/requirements.txt` installed."]
 
 

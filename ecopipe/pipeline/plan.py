@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 
 from ecopipe.plan.blocks import Lane, Rows, Share, Slices, Stream, bounds_of, slices_of
@@ -127,6 +128,6 @@ class Plan:
         """Index rows that may stand in for bad samples of a batch, in the order of preference."""
         chance = Chance(self._seed, self._epoch, self._batching.label)
         block = planned.block
-        near = self._batching.neighbour(block.planned, block.batches, planned.batch, chance)
-        drawn = chance.draws("spares", planned.number).permutation(len(near))[:MOST_SPARES]
-        return block.rows(near[drawn])
+        near = self._batching.neighbours(block.planned, block.batches, planned.batch, chance)
+        draws = chance.draws("spares", planned.number)
+        return block.rows(np.concatenate([rows[draws.permutation(len(rows))[:MOST_SPARES]] for rows in near]))

@@ -23,7 +23,8 @@ except ImportError as _absent:
 
         def __init__(self) -> None:
             raise MissingDependency(
-                f"LoaderNode: torchdata.nodes cannot be imported ({_reason}). Install it: pip install 'ecopipe[torchdata]'."
+                f"LoaderNode: torchdata.nodes cannot be imported ({_reason}). "
+                "Install it: pip install 'ecopipe[torchdata]'."
             )
 
 
@@ -39,9 +40,9 @@ class LoaderNode(BaseNode):  # type: ignore[misc]
                 ...
                 state = loader.state_dict()
 
-    ``reset(state)`` goes on where a state was taken; ``reset()`` begins an epoch, each time the next one, as is the rule
-    among torchdata's nodes: also after an epoch that was left half-way (where ecopipe's own loader begins it again),
-    because a node above this one may have read ahead of its consumer by any number of batches.
+    ``reset(state)`` goes on where a state was taken; ``reset()`` begins an epoch, each time the next one. That is the
+    rule among torchdata's nodes, and holds after an epoch that was left half-way too (which ecopipe's own loader begins
+    again), because a node above this one may have read ahead of its consumer by any number of batches.
 
     Args:
         pipeline: What to deliver.

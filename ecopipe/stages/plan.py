@@ -184,13 +184,17 @@ class Bucket(BatchingStage):
         in_turn = sorted((sorted(group, key=self._turn(rows)) for group in groups), key=self._first_turn(rows))
         return [rows[np.sort(members)] for group in in_turn for members in group]
 
-    def neighbour(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> Rows:
-        """Rows of the batch whose longest is nearest below that of this one; of the batch itself if it is the shortest
-        of its block."""
+    def neighbours(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> list[Rows]:
+        """Rows of the batch whose longest is nearest below that of this one. For the shortest batch: its own
+        rows, then those of the batch next above it."""
         column = np.asarray(block[self.measure].to_numpy(), dtype=np.float64)
         longest = np.array([column[rows].max() for rows in batches])
-        below = [number for number in range(len(batches)) if number != batch and longest[number] <= longest[batch]]
-        return batches[max(below, key=lambda number: longest[number]) if below else batch]
+        others = [number for number in range(len(batches)) if number != batch]
+        below = [number for number in others if longest[number] <= longest[batch]]
+        if below:
+            return [batches[max(below, key=lambda number: longest[number])]]
+        above = [batches[min(others, key=lambda number: longest[number])]] if others else []
+        return [batches[batch], *above]
 
     @staticmethod
     def _turn(rows: Rows) -> Callable[[Rows], int]:

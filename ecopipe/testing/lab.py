@@ -237,10 +237,13 @@ class _Nursery:
                 start_new_session=True,
             )
         self.pid = self._process.pid
-        reply = self._reply()
-        if "refused" in reply:
+        try:
+            reply = self._reply()
+            if "refused" in reply:
+                raise ConfigError(reply["refused"])
+        except BaseException:
             self.close()
-            raise ConfigError(reply["refused"])
+            raise
 
     def begin(self, request: dict[str, Any]) -> int:
         self._ask(request)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecopipe.formats.index import IndexFile
+from ecopipe.formats.index import FILE_NAME, IndexFile
 from ecopipe.pipeline.bad_samples import BadSamples, Policy
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.blocks import Slice
@@ -50,7 +50,7 @@ def flip(folder: Path, count: int, seed: int = 0) -> set[str]:
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    index = IndexFile(str(folder / "index.parquet"))
+    index = IndexFile(str(folder / FILE_NAME))
     tables = [index.read(number, 0, shard.rows) for number, shard in enumerate(index.shards)]
     index.close()
     return [row for table in tables for row in table.to_pylist()]

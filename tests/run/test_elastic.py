@@ -25,6 +25,7 @@ from ecopipe.datasets import synthetic
 from ecopipe.datasets.corpus import open_corpus
 from ecopipe.insight.audit import audit
 from ecopipe.insight.digest import Digest
+from ecopipe.run.checkpoint import load_state
 from ecopipe.run.loader import Loader
 from ecopipe.run.writer import write_corpus
 
@@ -125,9 +126,8 @@ class Training:
 
     def attempt(self, ranks: int, workers: int, **faults: Any) -> bool:
         """Starts the job on so many ranks; says whether it came to its end."""
-        saved = self.out / "loader.json"
-        state = json.loads(saved.read_text()) if saved.exists() else {}
-        state = state.get("loader", state)
+        saved = load_state(self.out / "loader.json")
+        state = saved["loader"] if saved is not None else {}
         self.attempts.append((state.get("epoch", 0), state.get("batch", 0)))
         plan = {"out": str(self.out), "workers": workers, "epochs": EPOCHS, "attempt": len(self.attempts) - 1}
         plan |= {"kill_at": None, "moment": "after", "victim": 0, "save_every": 1, "kill_worker_at": None} | faults
