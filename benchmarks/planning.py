@@ -2,8 +2,8 @@
 
 ::
 
-    python benchmarks/planning.py --rows 1e6 1e7            # minutes; 1 GB of disk
-    python benchmarks/planning.py --rows 1e6 1e8 --json out.json
+    python benchmarks/planning.py --rows 1e6 1e7        # three minutes; 0.4 GB of disk
+    python benchmarks/planning.py --large --json FILE   # and 100 million: half an hour; 4 GB
 
 An index has the columns of a speech corpus, and shards of 5,000 samples; the tars beside it are empty files of the
 right size, for planning reads no payload. Every figure is the median of three fresh processes; memory is the peak
@@ -237,7 +237,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=float, nargs="+", default=[1e6, 1e7], help="samples of each index")
-    parser.add_argument("--large", action="store_true", help="100 million samples too: 5 GB of disk, ten minutes")
+    parser.add_argument("--large", action="store_true", help="100 million samples too: 4 GB of disk, half an hour")
     parser.add_argument("--work", type=Path, help="where the indexes are made, and deleted; a temporary folder if not")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--task", help=argparse.SUPPRESS)

@@ -23,6 +23,7 @@ _HOME = {
     "BadSamples": "ecopipe.pipeline.bad_samples",
     "TarShards": "ecopipe.stages.source",
     "Mix": "ecopipe.stages.source",
+    "Items": "ecopipe.stages.source",
     "Where": "ecopipe.stages.plan",
     "Take": "ecopipe.stages.plan",
     "Shuffle": "ecopipe.stages.plan",

@@ -13,7 +13,7 @@ from ecopipe.pipeline.identity import describe
 from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.mixed import Opened
 from ecopipe.stages.plan import Take, Where
-from ecopipe.stages.source import Mix, Source, TarShards
+from ecopipe.stages.source import Items, Mix, Source, TarShards
 from ecopipe.stages.stage import (
     ANY,
     BatchingStage,
@@ -63,9 +63,9 @@ class Pipeline:
         object.__setattr__(self, "stages", stages)
         policy = bad_samples if isinstance(bad_samples, BadSamples) else BadSamples(bad_samples)
         object.__setattr__(self, "bad_samples", policy)
-        if not isinstance(source, TarShards | Mix):
+        if not isinstance(source, TarShards | Mix | Items):
             raise ConfigError(
-                f"Pipeline: the first argument is the source (TarShards or Mix), got {type(source).__name__}."
+                f"Pipeline: the first argument is the source (TarShards, Mix or Items), got {type(source).__name__}."
             )
         for number, stage in enumerate(stages, 1):
             if not isinstance(stage, Stage):
@@ -165,6 +165,13 @@ class Pipeline:
             raise ConfigError(
                 f"Pipeline: {self.batching.label} drops short batches, and after Where every block ends with one: "
                 "samples would be lost all along. Leave drop_last out."
+            )
+        multiple = self.batching.multiple
+        if isinstance(self.source, Items) and self.source.window % multiple:
+            nearest_window = max(self.source.window // multiple, 1) * multiple
+            raise ConfigError(
+                f"Pipeline: the window of {self.source.window:,} items is no multiple of {self.batching.label}'s "
+                f"{multiple}: each would end with a short batch. Set window={nearest_window}."
             )
         takes = [at for at, stage in enumerate(self.stages) if isinstance(stage, Take)]
         wheres = [at for at, stage in enumerate(self.stages) if isinstance(stage, Where)]

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from ecopipe.plan.blocks import Lane, Rows, Share, Slices, Stream, bounds_of, slices_of
-from ecopipe.plan.mixed import Opened, mean_of
+from ecopipe.plan.items import ItemsLane, OpenedItems
+from ecopipe.plan.mixed import MixedShards, Opened, mean_of
 from ecopipe.plan.mixture import Mixture
 from ecopipe.plan.sequence import Planned
 from ecopipe.stages.plan import Where
-from ecopipe.stages.source import Mix, Source
+from ecopipe.stages.source import Items, Mix, Source
 from ecopipe.stages.stage import BatchingStage, PlanStage
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
@@ -45,6 +46,7 @@ class Plan:
     ) -> None:
         self._source, self._stages, self._batching, self._shards = source, list(stages), batching, shards
         self._seed, self._epoch = seed, epoch
+        self._block_rows = source.window if isinstance(source, Items) else source.block_rows
 
     @property
     def group(self) -> int:
@@ -62,9 +64,11 @@ class Plan:
         Raises:
             ConfigError: A source of a mixture holds fewer samples than there are lanes.
         """
+        if isinstance(self._shards, OpenedItems):
+            return [ItemsLane(self._shards)]
         streams, first = [], 0
         for number, shards in enumerate(self._shards.parts.values()):
-            slices = slices_of(shards.rows_per_shard, self._source.block_rows, first)
+            slices = slices_of(shards.rows_per_shard, self._block_rows, first)
             streams.append(self._passes(slices, number))
             first += len(shards.rows_per_shard)
         lengths = [len(passes(0)) for passes in streams]
@@ -76,7 +80,7 @@ class Plan:
                     "Use fewer lanes."
                 )
         multiple = self._batching.multiple
-        block_rows = max(self._source.block_rows - self._source.block_rows % multiple, multiple)
+        block_rows = max(self._block_rows - self._block_rows % multiple, multiple)
         lanes = []
         for bounds in zip(*(bounds_of(length, self._source.lanes) for length in lengths), strict=True):
             shares = [Share(passes, low, high) for passes, (low, high) in zip(streams, bounds, strict=True)]
@@ -99,7 +103,7 @@ class Plan:
 
     def _weights(self) -> list[float]:
         """The weight of each source, in rows."""
-        if not isinstance(self._source, Mix):
+        if not isinstance(self._source, Mix) or not isinstance(self._shards, MixedShards):
             return [1.0]
         weights = self._source.weights_in(self._epoch)
         if self._source.by == "samples":

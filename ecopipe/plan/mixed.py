@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecopipe.plan.blocks import Slice
+from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.shards import Shards
 from ecopipe.vocabulary.errors import ConfigError
 
@@ -52,7 +53,7 @@ class MixedShards:
             shards.close()
 
 
-Opened = Shards | MixedShards
+Opened = Shards | MixedShards | OpenedItems
 """What a pipeline's source is when it is opened."""
 
 

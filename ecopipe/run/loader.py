@@ -15,6 +15,7 @@ import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.plan import Plan
+from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import sequence
 from ecopipe.run import ranks, state
@@ -105,7 +106,7 @@ class Loader:
         self.shards = shards if shards is not None else pipeline.open()
         pipeline.check_fields(self.shards)
         self._belonging = Belonging(self.seed, self.shards.fingerprint, pipeline.identity)
-        self._taken = Taken(int(epoch))  # what the consumer has taken
+        self._taken = self._border = Taken(int(epoch))  # what the consumer has taken; where its epoch began
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
         self._issued: deque[_Issued] = deque()
         self._quarantine = Quarantine(pipeline.bad_samples, quarantine)
@@ -141,12 +142,17 @@ class Loader:
             raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
         epoch = int(epoch)
         if epoch != self.epoch:
-            self._taken, self._resume = Taken(epoch), False
+            self._taken = self._border = Taken(epoch)
+            self._resume = False
             self._turn += 1  # an iterator that is still open is one of another epoch
 
     def __len__(self) -> int:
         """Steps of this rank in the current epoch, by planning it (metadata only; counted once per epoch)."""
         plan = self._plan()
+        if isinstance(self.shards, OpenedItems):
+            raise TypeError(
+                "loader: what an iterable (Items) gives has no length before its end. Count the steps yourself."
+            )
         if plan.endless:
             raise TypeError(
                 "loader: an epoch of a mixture with stop='forever' has no length. Count the steps yourself."
@@ -163,7 +169,7 @@ class Loader:
         if self._closed:
             raise RuntimeError("loader: is closed. Make another one.")
         if not self._resume:
-            self._taken = Taken(self.epoch)
+            self._taken = self._border
         self._resume = False
         self._turn += 1
         return self._deliver(self._turn, self._tasks())
@@ -172,11 +178,16 @@ class Loader:
         """This rank's tasks of the epoch, from the taken place on."""
         self._issued = deque()
         plan = self._plan()
+        if isinstance(self.shards, OpenedItems):
+            if self._taken.at_border:
+                self.shards.begin_epoch(self._taken.items)
+            else:
+                self.shards.go_to(self._taken.cursor.lanes[0][0], self._taken.items)
         wide = self.world_size > 1 and self.pipeline.source.lanes > 1  # then some lanes may be others' alone
         columns = self.pipeline.plan_columns() if wide else None
         planned = sequence(plan, self.shards.read, self._taken.cursor, columns)
         dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
-        return _make_tasks(dealt, self.pipeline, plan, self.epoch, self.seed, self.rank, self._issued)
+        return _make_tasks(dealt, self.pipeline, plan, self.shards, self.epoch, self.seed, self.rank, self._issued)
 
     def _deliver(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
         self._check_turn(turn)
@@ -201,7 +212,8 @@ class Loader:
             )
         if self._ledger is not None:
             self._ledger.end(ended.epoch, ended.cursor.number, ended.step)
-        self._taken = Taken(ended.epoch + 1)
+        items = self.shards.state_at_end() if isinstance(self.shards, OpenedItems) else None
+        self._taken = self._border = Taken(ended.epoch + 1, items=items)
 
     def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
         made = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
@@ -243,6 +255,7 @@ class Loader:
             StateError: The state is of another version, index, seed or pipeline; names the first difference.
         """
         self._taken = state.read(saved, self._belonging)
+        self._border = self._taken if self._taken.at_border else Taken(self._taken.epoch)
         self._resume = True
         self._turn += 1  # an iterator that is still open must not move the place
 
@@ -269,6 +282,7 @@ def _make_tasks(
     dealt: Iterator[ranks.Dealt],
     pipeline: Pipeline,
     plan: Plan,
+    opened: Opened,
     epoch: int,
     seed: int,
     rank: int,
@@ -282,6 +296,7 @@ def _make_tasks(
         seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
         shards = tuple(rows["shard"].to_pylist())
         place = Place(epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
-        issued.append(_Issued(Taken(epoch, step.after, step.step + 1), rows))
+        items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
+        issued.append(_Issued(Taken(epoch, step.after, step.step + 1, items), rows))
         spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
         yield make_task(rows, place, seed, reads, spares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.plan.items import ITEM
 from ecopipe.stages.foreign import Map
 from ecopipe.storage.files import RangeReader
 from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, ShardError
@@ -20,7 +22,7 @@ from ecopipe.vocabulary.sample import Batch, Fault, Place, Sample
 Verify = Literal["crc", "off"]
 """Whether what is read is compared with the CRC-32 in the index."""
 
-ROW_COLUMNS = ("key", "shard", "path", "members")
+ROW_COLUMNS = ("key", "shard", "path", "members", ITEM)
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class BatchMaker:
         return self._apply(self._read(row), chances)
 
     def _read(self, row: dict[str, Any]) -> Sample:
+        if (item := row.get(ITEM)) is not None:
+            return Sample(row["key"], pickle.loads(item), shard=row["shard"])
         reads = self._reads
         members = [member for member in row["members"] if reads is None or member["extension"] in reads]
         payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,10 @@ class LoaderNode(BaseNode):  # type: ignore[misc]
                 ...
                 state = loader.state_dict()
 
-    ``reset(state)`` goes on where a state was taken; ``reset()`` begins an epoch, each time the next one. That is the
-    rule among torchdata's nodes, and holds after an epoch that was left half-way too (which ecopipe's own loader begins
-    again), because a node above this one may have read ahead of its consumer by any number of batches.
+    ``reset(state)`` goes on where a state was taken; at the end of an epoch, with the next one. ``reset()`` begins an
+    epoch, each time the next one. That is the rule among torchdata's nodes, and holds after an epoch that was left
+    half-way too (which ecopipe's own loader begins again), because a node above this one may have read ahead of its
+    consumer by any number of batches.
 
     Args:
         pipeline: What to deliver.
@@ -72,12 +74,24 @@ class LoaderNode(BaseNode):  # type: ignore[misc]
             if self._loader is None:
                 self._loader = self._pipeline.loader(**self._settings)
             if initial_state is not None:
-                self._loader.load_state_dict(initial_state)
-            elif self._epoch is not None:
+                self._resume(self._loader, initial_state)
+                return
+            if self._epoch is not None:
                 self._loader.set_epoch(self._epoch + 1)
-            self._epoch = self._loader.epoch
-            self._batches = _with_states(self._loader)
-            self._state = self._loader.state_dict()
+            self._begin(self._loader)
+
+    def _resume(self, loader: Loader, state: dict[str, Any]) -> None:
+        loader.load_state_dict(state)
+        self._begin(loader)
+        first = next(self._batches, None)
+        if first is not None:
+            self._batches = itertools.chain([first], self._batches)
+        else:  # torchdata's Loader would go on with the next epoch too, but give this state out all through it (0.11)
+            self._begin(loader)
+
+    def _begin(self, loader: Loader) -> None:
+        self._epoch, self._state = loader.epoch, loader.state_dict()
+        self._batches = _with_states(loader)
 
     def next(self) -> Batch:
         """The next batch; StopIteration at the end of the epoch."""

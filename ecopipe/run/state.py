@@ -17,11 +17,15 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Taken:
-    """What has been taken: the epoch, the place in its sequence, and the steps made in it, on whatever ranks."""
+    """What has been taken: the epoch, the place in its sequence, and the steps made in it, on whatever ranks.
+
+    ``items`` is the state of an iterable source (``Items``) before the cursor's window, or at the last epoch's end.
+    """
 
     epoch: int
     cursor: Cursor = field(default_factory=Cursor)
     step: int = 0
+    items: Any = None
 
     @property
     def at_border(self) -> bool:
@@ -47,6 +51,7 @@ def write(taken: Taken, belonging: Belonging) -> dict[str, Any]:
         "batch": taken.cursor.number,
         "turn": taken.cursor.turn,
         "lanes": [list(place) for place in taken.cursor.lanes],
+        "items": taken.items,
         "seed": belonging.seed,
         "index": belonging.index,
         "pipeline": belonging.pipeline,
@@ -77,7 +82,8 @@ def read(state: Mapping[str, Any], belonging: Belonging) -> Taken:
             f"state: was taken with seed {state['seed']}, this loader has {belonging.seed}. Use the same seed."
         )
     lanes = tuple((int(block), int(batch)) for block, batch in state["lanes"])
-    taken = Taken(int(state["epoch"]), Cursor(int(state["batch"]), int(state["turn"]), lanes), int(state["step"]))
+    cursor = Cursor(int(state["batch"]), int(state["turn"]), lanes)
+    taken = Taken(int(state["epoch"]), cursor, int(state["step"]), state["items"])
     _compare_pipelines(state["pipeline"], belonging.pipeline, at_border=taken.at_border)
     if state["index"] != belonging.index:
         raise StateError(
@@ -100,5 +106,5 @@ def _compare_pipelines(saved: dict[str, Any], now: dict[str, Any], *, at_border:
 
 def _check_sum(state: Mapping[str, Any]) -> str:
     """A digest of the numbers of a state, so that a damaged one is noticed; its pipeline is compared word for word."""
-    numbers = [state[key] for key in ("epoch", "step", "batch", "turn", "lanes", "seed", "index")]
+    numbers = [state[key] for key in ("epoch", "step", "batch", "turn", "lanes", "items", "seed", "index")]
     return hashlib.blake2b(json.dumps(numbers, default=repr).encode(), digest_size=8).hexdigest()

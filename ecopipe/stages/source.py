@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 from ecopipe.datasets.shards import Progress, silent
+from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import MixedShards
 from ecopipe.plan.mixture import Stop
 from ecopipe.plan.shards import Shards, open_shards
+from ecopipe.stages.foreign import identity
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
 LANES = 1
@@ -158,7 +160,58 @@ class Mix:
         return MixedShards({source.label: source.open(progress, tolerant=tolerant) for source in self.sources})
 
 
-Source = TarShards | Mix
+@dataclass(frozen=True)
+class Items:
+    """Items of an iterable that can be read only in order: a ``torchdata.nodes`` node, a generator, a database cursor.
+
+    It is planned window by window while it streams: ``Where``, ``Shuffle`` and ``Bucket`` see one window at a time, on
+    the numbers that items hold. Every rank reads all of it and takes its own batches, so do not split it by rank. A
+    node is resumed from its own state, which must be JSON; any other iterable is read again up to the place, and must
+    give the same items each time. An epoch is what it gives until its end; it has no length beforehand.
+
+    Args:
+        make: Gives the iterable; called once for a node, which is ``reset()`` for each epoch, else for each epoch.
+            Items are dicts; any other becomes ``{"value": item}``.
+        window: Items that are planned together, and held.
+        key: The field that names an item; items without it are numbered.
+        measure: Further numbers of an item, for plan stages: ``lambda item: {"tokens": len(item["text"].split())}``.
+        name: What errors and the ledger call it.
+    """
+
+    make: Callable[[], Any]
+    window: int = field(default=4096, kw_only=True)
+    key: str = field(default="key", kw_only=True)
+    measure: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = field(default=None, kw_only=True)
+    name: str = field(default="items", kw_only=True, metadata={"identity": False})
+    lanes: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.make):
+            raise ConfigError(f"Items: make must be a function that gives the iterable, got {self.make!r}.")
+        if self.window < 1:
+            raise ConfigError(f"Items: window must be at least 1, got {self.window}.")
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
+    def shard_paths(self) -> tuple[str, ...]:
+        """No shards are opened."""
+        return ()
+
+    def open(self, progress: Progress = silent, *, tolerant: bool = False) -> OpenedItems:
+        """Makes the iterable and reads the first window, for the fields that it holds.
+
+        Raises:
+            DataError: It holds no items.
+            StateError: It is a node whose state is not JSON.
+        """
+        return OpenedItems(self.make, self.window, self.key, self.measure, self.name, identity(self.make))
+
+
+Source = TarShards | Mix | Items
 
 
 def _numbers(weights: Any) -> Any:

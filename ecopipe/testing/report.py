@@ -53,7 +53,7 @@ class Report:
     def table(self) -> str:
         """A Markdown table, a row per law."""
         lines = ["| law | outcome | evidence |", "|---|---|---|"]
-        lines += [f"| {v.statement} | {v.outcome} | {cell(v.evidence)} |" for v in self.verdicts]
+        lines += [f"| {cell(v.statement)} | {v.outcome} | {cell(v.evidence)} |" for v in self.verdicts]
         return "\n".join(lines)
 
     def json(self) -> str:

@@ -108,7 +108,7 @@ class Batch(dict[str, Any]):
         return Batch({name: value for name, value in self.items() if name not in names}, place=self.place)
 
     def pin_memory(self) -> Batch:
-        """This batch with its tensors in page-locked memory (called by torch's DataLoader)."""
+        """This batch with its tensors in page-locked memory."""
         pinned = {name: value.pin_memory() if hasattr(value, "pin_memory") else value for name, value in self.items()}
         return Batch(pinned, place=self.place)
 

@@ -170,7 +170,7 @@ def test_the_first_difference_is_named(saved: Any, now: Any, expected: str | Non
         (lambda: TarShards(("a", "")), "TarShards: path is empty"),
         (lambda: TarShards("x", lanes=0), "TarShards: lanes must be at least 1, got 0"),
         (lambda: TarShards("x", block_rows=0), "TarShards: block_rows must be at least 1, got 0"),
-        (lambda: Pipeline("x", *IMAGES), r"the first argument is the source \(TarShards or Mix\), got str"),  # type: ignore[arg-type]
+        (lambda: Pipeline("x", *IMAGES), r"the first argument is the source \(TarShards, Mix or Items\), got str"),  # type: ignore[arg-type]
     ],
 )
 def test_sources_that_cannot_work_are_refused(make: Callable[[], Any], message: str) -> None:

@@ -70,8 +70,8 @@ def test_what_is_no_loader_is_refused(target: str, message: str) -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="there is no law 'exactly_twice'. Did you mean 'exactly_once'? Known:"):
-        check(f"{TOYS}:sound", laws=["exactly_twice"])
+    with pytest.raises(ConfigError, match="there is no law 'exactly_twise'. Did you mean 'exactly_once'\\? Known:"):
+        check(f"{TOYS}:sound", laws=["exactly_twise"])
     with pytest.raises(ConfigError, match="timeout_s must be over 0 and grace_s not under it, got 0 and 20.0"):
         check(f"{TOYS}:sound", timeout_s=0)
 

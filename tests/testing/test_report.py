@@ -72,7 +72,12 @@ def test_progress_is_told_law_by_law() -> None:
             "fails        length_is_true            says 11, and 12 batches come (0 workers)\n",
             "",
         ),
-        (("sound", "--law", "nothing"), 2, "", "testing: there is no law 'nothing'. Known:"),
+        (
+            ("sound", "--law", "second_resme"),
+            2,
+            "",
+            "testing: there is no law 'second_resme'. Did you mean 'second_resume'?",
+        ),
     ],
 )
 def test_the_command_line(arguments: tuple[str, ...], code: int, out: str, err: str) -> None:
