@@ -25,6 +25,9 @@ ITEM = "ecopipe_item"
 _MEMBERS = pa.list_(pa.struct([("extension", pa.string()), ("crc32", pa.uint32())]))
 
 
+_RESERVED = {"key", "shard", "path", "members", ITEM}
+
+
 class OpenedItems:
     """An iterable being read in windows. It reads as :class:`ecopipe.plan.shards.Shards` does.
 
@@ -52,10 +55,15 @@ class OpenedItems:
         self._make, self._key, self._measure, self._label = make, key, measure, label
         self._whole = make()
         self._node = all(hasattr(self._whole, name) for name in ("reset", "get_state"))
+        self._names = {"duration_s"}
         self._untouched = True  # nothing but the first window was read
         self._begin(None)
         first = self.read([Slice(0, 0, window)])
-        self.columns = {name for name in first.column_names if first[name].null_count < len(first)} - {ITEM, "members"}
+        self.columns = {name for name in first.column_names if first[name].null_count < len(first)} - {
+            ITEM,
+            "members",
+            "path",
+        }
         self.fields = self.columns | {name for row in first[ITEM].to_pylist()[:100] for name in pickle.loads(row)}
         if not first.num_rows:
             raise DataError(f"{label}: the iterable holds no items.")
@@ -142,18 +150,21 @@ class OpenedItems:
 
     def _table(self, items: list[dict[str, Any]], first: int) -> pa.Table:
         numbers = [
-            {name: value for name, value in item.items() if isinstance(value, int | float | np.number)}
+            {
+                name: value
+                for name, value in item.items()
+                if isinstance(value, int | float | np.number) and name not in _RESERVED
+            }
             | (dict(self._measure(item)) if self._measure is not None else {})
             for item in items
         ]
-        names = sorted({name for row in numbers for name in row} - {"key", "shard", ITEM})
+        self._names.update(name for row in numbers for name in row)
         columns: dict[str, Any] = {
             "key": pa.array([str(item.get(self._key, first + at)) for at, item in enumerate(items)], pa.string()),
             "shard": pa.array([self._label] * len(items), pa.string()),
             "path": pa.array([self._label] * len(items), pa.string()),
             "members": pa.array([[]] * len(items), _MEMBERS),
-            "duration_s": pa.nulls(len(items), pa.float64()),
-            **{name: pa.array([row.get(name) for row in numbers]) for name in names},
+            **{name: pa.array([row.get(name) for row in numbers], pa.float64()) for name in sorted(self._names)},
             ITEM: pa.array([pickle.dumps(item) for item in items], pa.large_binary()),
         }
         return pa.table(columns)

@@ -138,10 +138,11 @@ def slow(image: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def test_a_prefetcher_that_is_slow_to_stop_takes_nothing_from_the_next_epoch(shards: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_prefetcher_that_is_slow_to_stop_takes_nothing_from_the_next_epoch(shards: Path, workers: int) -> None:
     pipeline = images(shards, Map(slow, field="image"), size=16)
     expected = trace(images(shards, size=16), epochs=2)
-    loader = loader_of(pipeline, "prefetcher")
+    loader = loader_of(pipeline, "prefetcher", workers=workers)
     assert [seen(batch) for batch in itertools.islice(loader, 1)] == expected[:1]
     assert [seen(batch) for batch in itertools.islice(loader, 2)] == expected[4:6]
 
