@@ -6,9 +6,9 @@ What is held is one step of the plan, and of each rank's file a part; so the mem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,9 @@ import pyarrow.compute as pc
 from ecopipe.insight.attempts import Attempt, Entry, Segment
 from ecopipe.insight.findings import Findings, Kind
 from ecopipe.plan.sequence import Planned
-from ecopipe.run.ledger import record
+from ecopipe.run.ledger import content
 from ecopipe.run.ranks import Tail
-from ecopipe.vocabulary.sample import Place
 
-_CONTENT = ("position", "key", "shard", "source", "crc")
 _BEYOND = 1 << 62  # more than any batch's number
 
 
@@ -105,7 +103,8 @@ class Lockstep:
     ) -> None:
         self.taken = 0
         self._count = EpochCount(epoch)
-        self._plan, self._attempts, self._tail, self._endless, self._findings = plan, attempts, tail, endless, findings
+        self._plan: Iterator[Planned] = plan
+        self._attempts, self._tail, self._endless, self._findings = attempts, tail, endless, findings
         self._sources: Counter[str] = Counter()
 
     def run(self) -> EpochCount:
@@ -149,7 +148,7 @@ class Lockstep:
             if size <= 0:
                 return
             planned = list(islice(self._plan, size))
-            at_end = len(planned) < size
+            at_end = len(planned) < world_size and self._plan_ends()
             found = [entry for rank in ranks.values() for entry in rank.take(_BEYOND if at_end else low + size)]
             self.taken += sum(entry.rows.num_rows for entry in found)
             turns = self._turns(planned, world_size, at_end=at_end)
@@ -161,6 +160,13 @@ class Lockstep:
                 break
         ended = {rank: found.ended for rank, found in ranks.items() if found.ended is not None}
         self._ended(ended, step + bool(turns), early)
+
+    def _plan_ends(self) -> bool:
+        """Whether the plan has no further batch. (An attempt may begin where the last step of another ended.)"""
+        following = next(self._plan, None)
+        if following is not None:
+            self._plan = chain([following], self._plan)
+        return following is None
 
     def _turns(self, planned: Sequence[Planned], world_size: int, *, at_end: bool) -> list[_Turn]:
         """Whose turn it is in a step: the last one of an epoch is repeated to all ranks, or dropped."""
@@ -258,9 +264,9 @@ class Lockstep:
             self._note("twice", "delivered again, and not marked as a repeat", entry, step)
         if entry.step != step:
             self._note("step", "entered under another step's number", entry, step)
-        planned = record(Place(entry.epoch, entry.batch), turn.planned.rows(), 0)
-        exact = planned.num_rows
-        if not all(entry.rows.column(name).equals(planned.column(name)) for name in _CONTENT):
+        planned = content(turn.planned.rows())
+        exact = len(planned["key"])
+        if not all(entry.rows.column(name).equals(column) for name, column in planned.items()):
             exact = self._differences(entry.rows, planned, step, entry)
         if turn.repeat:
             self._count.repeats += 1
@@ -275,9 +281,10 @@ class Lockstep:
         for part in pc.value_counts(entry.rows.column("source").drop_null()):
             self._sources[part["values"].as_py()] += part["counts"].as_py()
 
-    def _differences(self, rows: pa.RecordBatch, planned: pa.RecordBatch, step: int, entry: Entry) -> int:
+    def _differences(self, rows: pa.RecordBatch, planned: Mapping[str, pa.Array], step: int, entry: Entry) -> int:
         """Enters how a batch differs from its plan; returns the samples that are as planned, wherever they stand."""
-        found, wanted = _named(rows), _named(planned)
+        found = _named({name: rows.column(name) for name in planned})
+        wanted = _named(planned)
         lacking, extra = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
         for name in lacking:
             self._note("missing", f"without {_told(name)}, planned at position {wanted.index(name)}", entry, step)
@@ -292,7 +299,7 @@ class Lockstep:
             if at is not None:
                 what = f"in another order from position {at} on, with {_told(order[at][0])} for {_told(wanted[at])}"
                 self._note("order", what, entry, step)
-        checks = dict(zip(wanted, planned.column("crc").to_pylist(), strict=True))
+        checks = dict(zip(wanted, planned["crc"].to_pylist(), strict=True))
         damaged = 0
         for name, crc in zip(found, rows.column("crc").to_pylist(), strict=True):
             if crc != checks.get(name, crc):
@@ -302,9 +309,9 @@ class Lockstep:
         return sum((Counter(wanted) & Counter(found)).values()) - damaged
 
 
-def _named(rows: pa.RecordBatch) -> list[tuple[str | None, str, str]]:
+def _named(rows: Mapping[str, pa.Array]) -> list[tuple[str | None, str, str]]:
     """The samples of a batch by source, shard and key."""
-    return list(zip(*(rows.column(name).to_pylist() for name in ("source", "shard", "key")), strict=True))
+    return list(zip(*(rows[name].to_pylist() for name in ("source", "shard", "key")), strict=True))
 
 
 def _told(name: tuple[str | None, str, str]) -> str:

@@ -92,6 +92,11 @@ def _source(described: Mapping[str, Any], places: Sequence[str]) -> Source:
     kind, settings = described["source"], {name: value for name, value in described.items() if name != "source"}
     if kind == "TarShards":
         return _made(TarShards, {**settings, "path": tuple(places)})
+    if kind != "Mix":
+        raise DataError(
+            f"ledger: its source is {kind}, which leaves no index: there is nothing to compare with. Ledgers of shards "
+            "(TarShards, Mix) can be audited."
+        )
     named: dict[str, list[str]] = {}
     for place in places:
         name, equals, path = place.partition("=")

@@ -11,15 +11,15 @@ Batches = Sequence[Sequence[str]]
 
 
 def account(delivered: Sequence[str], expected: Sequence[str]) -> str:
-    """What is lost, repeated or unknown; empty if each expected key came exactly once.
+    """What is lost, repeated or unknown; empty if each key came as often as it is expected.
 
     >>> account(["a", "b", "b"], ["a", "b", "c"])
     '1 of 3 samples lost (c), 1 repeated (b)'
     """
-    counts, known = Counter(delivered), set(expected)
-    lost = sorted(known - counts.keys())
-    repeated = sorted(key for key, count in counts.items() if count > 1)
-    strange = sorted(counts.keys() - known)
+    counts, known = Counter(delivered), Counter(expected)
+    lost = sorted(known - counts)
+    repeated = sorted(key for key in counts - known if key in known)
+    strange = sorted(counts.keys() - known.keys())
     found = ((lost, "lost"), (repeated, "repeated"), (strange, "unknown"))
     parts = [f"{len(keys)} {word} ({listed(keys)})" for keys, word in found if keys]
     if not parts:

@@ -87,13 +87,11 @@ def same_seed_same_order(lab: Lab) -> str:
 
 
 def epochs_differ(lab: Lab) -> str:
-    """Another epoch has the same samples in another order."""
+    """Another epoch has another order."""
     for workers in worker_counts(lab):
         trace = two_epochs(lab, workers)
         if trace.flat(0) == trace.flat(1):
             raise Stop("fails", f"{workers} workers: epoch 1 comes in the order of epoch 0")
-        if wrong := account(trace.flat(1), sorted(set(trace.flat(0)))):
-            raise Stop("fails", f"{workers} workers: epoch 1 has other samples than epoch 0: {wrong}")
     return "another order"
 
 

@@ -166,10 +166,9 @@ class Lab:
             "TMPDIR": str(self._folder / "t"),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }
-        log = self._folder / "imports.output"
         if self._start == "fresh":
-            return _Nursery(self._target, environment, log, forks=False)
-        self._nursery = self._nursery or _Nursery(self._target, environment, log, forks=True)
+            return _Nursery(self._target, environment, self._folder, forks=False)
+        self._nursery = self._nursery or _Nursery(self._target, environment, self._folder, forks=True)
         return self._nursery
 
     def _describe(self) -> dict[str, Any]:
@@ -224,11 +223,12 @@ class Lab:
 class _Nursery:
     """A process of :mod:`ecopipe.testing.nursery`, as its parent sees it."""
 
-    def __init__(self, target: str, environment: dict[str, str], log: Path, *, forks: bool) -> None:
-        self._forks, self._log = forks, log
-        with log.open("ab") as errors:
+    def __init__(self, target: str, environment: dict[str, str], folder: Path, *, forks: bool) -> None:
+        self._forks, self._log = forks, folder / "imports.output"
+        arguments = [target, str(folder), *([] if forks else ["--once"])]
+        with self._log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ecopipe.testing.nursery", target, *([] if forks else ["--once"])],
+                [sys.executable, "-m", "ecopipe.testing.nursery", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -4,7 +4,8 @@ Importing torch takes seconds; a fork of a process that has done nothing but imp
 it forks nothing and does its one trial itself, for loaders that do not survive a fork.
 
 It reads a request a line, as JSON: a trial to begin, answered with the pid of its process; or a pid to reap, answered
-with its exit status. At the end of its input it kills what it began, and ends.
+with its exit status. If its input ends, its parent was killed: it kills what it began, removes the check's temporary
+folder, and ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from ecopipe.testing.trial import Trial, describe, perform
 from ecopipe.vocabulary.errors import ConfigError
 
 
-def serve(contract: Contract, requests: TextIO, replies: TextIO, *, forks: bool) -> dict[str, Any] | None:
+def serve(requests: TextIO, replies: TextIO, *, forks: bool) -> dict[str, Any] | None:
     """Answers requests until the input ends; gives the request that this process, freshly forked, is to perform."""
     running: set[int] = set()
     for line in requests:
@@ -69,7 +71,7 @@ def _begin(contract: Contract, request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    target, *flags = sys.argv[1:]
+    target, folder, *flags = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the loader's modules print is not a reply
     try:
@@ -78,8 +80,10 @@ def main() -> None:
         _say(replies, refused=str(error))
         return
     _say(replies, ready=True)
-    request = serve(contract, sys.stdin, replies, forks="--once" not in flags)
-    if request is not None:
+    request = serve(sys.stdin, replies, forks="--once" not in flags)
+    if request is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
         _begin(contract, request)
 
 

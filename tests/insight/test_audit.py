@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ecopipe import Batch, Bucket, Collate, DecodeImage, Mix, Pipeline, Shuffle, Take, TarShards, Where
+from ecopipe import Batch, Bucket, Collate, DecodeImage, Items, Loader, Mix, Pipeline, Shuffle, Take, TarShards, Where
 from ecopipe.insight.audit import Report, audit
 from ecopipe.insight.replan import plan_part, replanned
 from ecopipe.run.ledger import ledger_files
@@ -606,3 +607,33 @@ def test_a_report_is_json(two: Training) -> None:
     assert figures["problems"] == [
         {"kind": "lost", "what": "not delivered", "epoch": 0, "rank": 1, "steps": [2, 2], "batches": [5, 5]}
     ]
+
+
+def test_what_leaves_no_index_cannot_be_audited(tmp_path: Path) -> None:
+    made = Pipeline(Items(_numbers, window=4), Batch(2), Collate("value", layout="stack"))
+    with Loader(made, ledger=tmp_path / "ledger") as loader:
+        assert len(list(loader)) == 4
+    with pytest.raises(DataError, match="its source is Items, which leaves no index"):
+        audit([tmp_path / "ledger"], ["x"])
+
+
+def _numbers() -> range:
+    return range(8)
+
+
+def test_an_attempt_may_begin_where_the_last_step_of_an_epoch_ended(shards: Path, tmp_path: Path) -> None:
+    """Killed between the last step, which was filled with a repeat, and the end of the epoch."""
+    made, ledger = images(shards), tmp_path / "ledger"
+    for rank in range(2):
+        with Loader(made, rank=rank, world_size=2, ledger=ledger) as loader:
+            assert len(list(islice(loader, 8))) == 8
+            state = loader.state_dict()
+    assert state["batch"] == 15
+    for rank in range(3):
+        with Loader(made, rank=rank, world_size=3, ledger=ledger) as loader:
+            loader.load_state_dict(state)
+            assert list(loader) == []
+            assert len(list(loader)) == 5
+    report = audit([ledger], [str(shards / "cifar10" / "train")], epochs=2)
+    assert report.problems == []
+    assert [epoch.repeats for epoch in report.epochs] == [1, 0]

@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import json
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,18 +133,32 @@ def test_states_are_the_loaders_own(pipeline: Pipeline) -> None:
         assert [seen(batch) for batch in loader] == expected[3:4]
 
 
-def slow(image: torch.Tensor) -> torch.Tensor:
-    time.sleep(0.9 / 16)
+ENTERED, GATE = threading.Event(), threading.Event()
+
+
+def held(image: torch.Tensor) -> torch.Tensor:
+    ENTERED.set()
+    assert GATE.wait(60)
     return image
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_prefetcher_that_is_slow_to_stop_takes_nothing_from_the_next_epoch(shards: Path, workers: int) -> None:
-    pipeline = images(shards, Map(slow, field="image"), size=16)
+def test_a_reset_waits_for_a_thread_that_is_still_in_next(shards: Path) -> None:
     expected = trace(images(shards, size=16), epochs=2)
-    loader = loader_of(pipeline, "prefetcher", workers=workers)
-    assert [seen(batch) for batch in itertools.islice(loader, 1)] == expected[:1]
-    assert [seen(batch) for batch in itertools.islice(loader, 2)] == expected[4:6]
+    node = LoaderNode(images(shards, Map(held, field="image"), size=16))
+    node.reset()
+    taken: list[Seen] = []
+    taker = threading.Thread(target=lambda: taken.append(seen(next(node))))
+    taker.start()
+    assert ENTERED.wait(60)
+    resetter = threading.Thread(target=node.reset)
+    resetter.start()
+    resetter.join(0.3)
+    assert resetter.is_alive()
+    GATE.set()
+    for thread in (taker, resetter):
+        thread.join(60)
+    assert taken == expected[:1]
+    assert [seen(batch) for batch in node] == expected[4:]
 
 
 def test_errors_come_through(pipeline: Pipeline, shards: Path) -> None:

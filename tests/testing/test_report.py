@@ -97,14 +97,15 @@ def test_importing_the_kit_imports_neither_torch_nor_pytest() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_check_that_is_killed_leaves_no_process() -> None:
+def test_a_check_that_is_killed_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ecopipe.testing", f"{TOYS}:neverexits", "--law", "exactly_once"]
-    with subprocess.Popen(command, cwd=ROOT) as checking:
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}) as checking:
         deadline = time.monotonic() + 30
         while len(family := processes.descendants(checking.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(checking.pid, signal.SIGKILL)
     assert len(family) == 2
-    while (left := {pid for pid in family if Path(f"/proc/{pid}").exists()}) and time.monotonic() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert left == set()
+    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
+    assert list(tmp_path.iterdir()) == []

@@ -22,9 +22,10 @@ from ecopipe.testing import Contract  # noqa: E402
 NAME = "litdata"
 PACKAGES = ("litdata",)
 CONFIGURATION = (
-    "`StreamingDataset(shuffle=True, seed=, drop_last=None, transform=decode)` in a `StreamingDataLoader("
-    "batch_size=12 // ranks)`; ranks from `GLOBAL_RANK` and `WORLD_SIZE`; `drop_last=None` is its default: False for "
-    "one rank, True for several; each rank loads its own state, and rank 0's when the number of ranks changes"
+    "`StreamingDataset(shuffle=True, seed=, transform=decode, force_override_state_dict=True)` in a "
+    "`StreamingDataLoader(batch_size=12 // ranks)`, ranks from `GLOBAL_RANK` and `WORLD_SIZE`; each rank loads its own "
+    "state, and rank 0's when their number changes. `drop_last=None` is its default: False for one rank, True for "
+    "several; without `force_override_state_dict` no state could go from the one to the other"
 )
 
 
@@ -51,7 +52,13 @@ def decode(sample: dict[str, Any]) -> dict[str, Any]:
 
 def make(variant: str, *, rank: int, world_size: int, workers: int, seed: int) -> Any:
     os.environ["GLOBAL_RANK"] = str(rank)
-    dataset = StreamingDataset(str(corpus.folder("litdata", variant)), shuffle=True, seed=seed, transform=decode)
+    dataset = StreamingDataset(
+        str(corpus.folder("litdata", variant)),
+        shuffle=True,
+        seed=seed,
+        transform=decode,
+        force_override_state_dict=True,
+    )
     return StreamingDataLoader(dataset, batch_size=corpus.BATCH // world_size, num_workers=workers, collate_fn=list)
 
 
