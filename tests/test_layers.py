@@ -23,6 +23,7 @@ LAYERS = {
     "pipeline": 5,
     "run": 6,
     "insight": 7,
+    "testing": 7,
     "cli": 8,
 }
 WITHOUT_TORCH = {"vocabulary", "formats", "storage", "datasets", "plan"}

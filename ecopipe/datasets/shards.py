@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ecopipe.formats import index as index_format
 from ecopipe.formats import tar as tar_format
 from ecopipe.formats.index import IndexFile, IndexWriter, Row, digest_rows
@@ -191,11 +194,12 @@ def unlisted(folders: Mapping[str, Sequence[str]]) -> list[str]:
     found = []
     for folder, tars in folders.items():
         target = index_path(folder)
-        listed: set[str] = set()
+        listed = pa.array([], pa.string())
         if files.exists(target):
             with opened(target) as index:
-                listed = set(index.shards.table["name"].to_pylist())
-        found += [tar for tar in tars if files.base_name(tar) not in listed]
+                listed = index.shards.table["name"].combine_chunks()
+        known = pc.is_in(pa.array(map(files.base_name, tars), pa.string()), value_set=listed)
+        found += [tar for tar, is_known in zip(tars, known.to_pylist(), strict=True) if not is_known]
     return found
 
 

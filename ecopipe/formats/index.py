@@ -4,14 +4,16 @@ Columns: ``key`` (str), ``shard`` (str, the tar's file name), ``members`` (list 
 the measures of :data:`ecopipe.formats.measures.MEASURES`, and what the corpus adds (speaker, rating, ...).
 
 It is an Arrow IPC file (pyarrow, pandas, polars and DuckDB read it). A record batch holds rows of one shard, the last
-one none: its metadata has an entry ``ecopipe`` (JSON) that lists the shards with their size in bytes, their number of
-rows, a digest of what they hold, and the sum of each column of numbers. Where the batch of a row lies follows from the
-shards' rows, so an open index holds 24 bytes per batch and some 150 per shard, and reads any thousand rows at once.
+one none: its metadata has an entry ``ecopipe`` (JSON), where ``shards`` is a table (an Arrow IPC stream in base64) of
+their size in bytes, their number of rows, a digest of what they hold, and the sum of each column of numbers. Where the
+batch of a row lies follows from the shards' rows, so an open index holds 24 bytes per batch and some 150 per shard, and
+reads any thousand rows at once.
 (Parquet's footer describes each column of each row group, and is read whole: 1.3 KB for as many rows.)
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -29,7 +31,8 @@ from ecopipe.formats.tar import Member
 from ecopipe.vocabulary import errors
 
 FILE_NAME = "index.arrow"
-VERSION = 2
+VERSION = 3
+COMPRESSION: str | None = "zstd"
 BATCH_ROWS = 1024
 """Rows per record batch at most. A slice of a block of the default size is one batch."""
 
@@ -61,7 +64,12 @@ class Row:
 
 
 class ShardList:
-    """The shards of an index, as a table with the columns of :class:`ShardInfo`."""
+    """The shards of an index.
+
+    Args:
+        table: The columns of :class:`ShardInfo`; then for each filled column of numbers, by :func:`sum_of`, its sum,
+            float64, where a row without a value counts as 0.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -70,10 +78,15 @@ class ShardList:
         return int(self.table.num_rows)
 
     def __getitem__(self, number: int) -> ShardInfo:
-        return ShardInfo(*(column[number].as_py() for column in self.table.columns))
+        return ShardInfo(*(self.table[name][number].as_py() for name in _SHARD.names))
 
     def __iter__(self) -> Iterator[ShardInfo]:
-        return map(ShardInfo, *(column.to_pylist() for column in self.table.columns))
+        return map(ShardInfo, *(self.table[name].to_pylist() for name in _SHARD.names))
+
+
+def sum_of(column: str) -> str:
+    """What the table of the shards calls the sum of a column."""
+    return f"sum of {column}"
 
 
 def schema_for(extras: Mapping[str, str]) -> pa.Schema:
@@ -118,8 +131,8 @@ class IndexWriter:
         self.filled: set[str] = set()
         self._sums: dict[str, list[float]] = {field.name: [] for field in self.schema if _is_number(field.type)}
         self._file = pa.OSFile(str(path), "wb")
-        options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-        self._writer = pa.ipc.new_file(self._file, self.schema, options=options)
+        self._options = pa.ipc.IpcWriteOptions(compression=COMPRESSION, use_threads=False)
+        self._writer = pa.ipc.new_file(self._file, self.schema, options=self._options)
 
     def add(self, name: str, size: int, rows: Sequence[Row]) -> ShardInfo:
         """Appends the rows of one shard."""
@@ -161,13 +174,21 @@ class IndexWriter:
             "made_by": self._made_by,
             "extensions": sorted(self.extensions),
             "filled": sorted(self.filled),
-            "shards": {name: [getattr(shard, name) for shard in self.shards] for name in _SHARD.names},
-            "sums": {name: sums for name, sums in self._sums.items() if name in self.filled},
+            "shards": self._table_of_shards(),
         }
         nothing = pa.RecordBatch.from_pylist([], schema=self.schema)
         self._writer.write_batch(nothing, custom_metadata={"ecopipe": json.dumps(described)})
         self._writer.close()
         self._file.close()
+
+    def _table_of_shards(self) -> str:
+        told = pa.Table.from_pylist([asdict(shard) for shard in self.shards], schema=_SHARD)
+        for name in sorted(self.filled & set(self._sums)):
+            told = told.append_column(sum_of(name), pa.array(self._sums[name], pa.float64()))
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, told.schema, options=self._options) as writer:
+            writer.write_table(told)
+        return base64.b64encode(stream.getvalue()).decode()
 
     def abandon(self) -> None:
         """Closes the file without a footer."""
@@ -203,14 +224,17 @@ class IndexFile:
         described = json.loads(meta[b"ecopipe"])
         if described["version"] != VERSION:
             raise errors.IndexFileError(
-                f"{path}: has version {described['version']}, this ecopipe reads {VERSION}. Run 'ecopipe index' again."
+                f"{path}: has version {described['version']}, this ecopipe reads {VERSION}. Delete it and run 'ecopipe "
+                "index' on the tars."
             )
-        self.shards = ShardList(pa.table(described["shards"], schema=_SHARD))
+        self.shards = ShardList(
+            pa.ipc.open_stream(
+                base64.b64decode(described["shards"]), options=pa.ipc.IpcReadOptions(use_threads=False)
+            ).read_all()
+        )
         self.extensions = set(described["extensions"])
         self.filled = set(described["filled"])
         """Columns that hold at least one value."""
-        self.sums = {name: np.array(sums, dtype=np.float64) for name, sums in described["sums"].items()}
-        """The sum of each filled column of numbers, float64 [shards]; a row without a value counts as 0."""
         self.made_by = str(described["made_by"])
         self.schema = reader.schema
         self._rows = self.shards.table["rows"].to_numpy()
@@ -219,7 +243,7 @@ class IndexFile:
         if (listed := int(batches.sum())) != last:
             raise errors.IndexFileError(
                 f"{path}: lists {int(self._rows.sum()):,} rows, which are {listed:,} batches, and holds {last:,}. "
-                "Run 'ecopipe index' again."
+                "Delete it and run 'ecopipe index' on the tars."
             )
 
     @property

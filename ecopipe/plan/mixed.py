@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import accumulate, groupby
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.items import OpenedItems
@@ -63,13 +62,7 @@ def mean_of(name: str, shards: Shards, measure: str) -> float:
     Raises:
         ConfigError: The source has no such measure, or only zeros.
     """
-    total = 0.0
-    if measure in shards.columns:
-        for number, rows in enumerate(shards.rows_per_shard):
-            column = shards.read([Slice(number, 0, rows)], (measure,))[measure] if rows else pa.array([], pa.float64())
-            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-                raise ConfigError(f"Mix: by {measure!r}: it holds {column.type}. Name a measure that holds numbers.")
-            total += float(pc.sum(column).as_py() or 0)
+    total = shards.total(measure)
     if not total > 0:
         raise ConfigError(
             f"Mix: by {measure!r}: the source {name} has none of it. Name a measure of all sources, or by='samples'."

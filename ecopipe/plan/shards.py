@@ -22,7 +22,7 @@ from ecopipe.datasets.shards import (
     silent,
     unlisted,
 )
-from ecopipe.formats.index import IndexFile
+from ecopipe.formats.index import IndexFile, sum_of
 from ecopipe.plan.blocks import Slice
 from ecopipe.storage import files
 from ecopipe.vocabulary import errors
@@ -32,7 +32,7 @@ class Shards:
     """Shards opened for planning: their rows are read by slice; nothing of their payload is.
 
     Args:
-        shards: A row per shard, in order: what its index says of it (``name``, ``size``, ``rows``, ``digest``), its
+        shards: A row per shard, in order: what its index says of it (:class:`ecopipe.formats.index.ShardList`), its
             ``path``, and where it is listed: ``index`` (number of an index) and ``number`` (of the shard in there).
         indexes: The indexes.
     """
@@ -75,14 +75,11 @@ class Shards:
         Raises:
             ConfigError: The column does not hold numbers.
         """
-        found = 0.0
-        for number, index in enumerate(self._indexes):
-            if measure in index.sums:
-                found += float(index.sums[measure][self._listed[self._listed[:, 0] == number, 1]].sum())
-            elif measure in index.filled:
-                kind = index.schema.field(measure).type
-                raise errors.ConfigError(f"{measure!r} holds {kind}. Name a measure that holds numbers.")
-        return found
+        if sum_of(measure) in self.shards.column_names:
+            return float(pc.sum(self.shards[sum_of(measure)]).as_py() or 0)
+        if measure in self.columns:
+            raise errors.ConfigError(f"{measure!r} does not hold numbers. Name a measure that does.")
+        return 0.0
 
     @cached_property
     def fields(self) -> set[str]:
@@ -140,7 +137,7 @@ def open_shards(paths: Sequence[str], progress: Progress = silent, *, tolerant: 
             table = _listed(indexes[folder], tars, whole=whole, tolerant=tolerant)
             tables.append(table.append_column("index", pa.repeat(list(indexes).index(folder), len(table))))
             different |= _resolved(folder, tars)
-    shards = pa.concat_tables(tables)
+    shards = pa.concat_tables(tables, promote_options="default")
     if len(different) != len(shards):
         raise errors.ConfigError(f"source: some shard is named twice by {list(paths)}. Name each folder once.")
     if not pc.sum(shards["rows"]).as_py():
@@ -151,26 +148,27 @@ def open_shards(paths: Sequence[str], progress: Progress = silent, *, tolerant: 
 def _listed(index: IndexFile, tars: Sequence[str], *, whole: bool, tolerant: bool) -> pa.Table:
     """What an index says of some tars of its folder, all of them if ``whole``. Unless ``tolerant``, refuses those that
     are not what was indexed."""
-    listed = {name: number for number, name in enumerate(index.shards.table["name"].to_pylist())}
-    sizes = index.shards.table["size"].to_pylist()
-    numbers = []
-    for path in tars:
-        number = listed.get(files.base_name(path))
-        if number is None:
-            raise errors.IndexFileError(f"{path}: {index.path} was written anew meanwhile, without it. Try again.")
-        if not tolerant and (found := files.size_of(path)) != sizes[number]:
-            raise errors.ShardError(
-                f"{path}: holds {found:,} bytes and held {sizes[number]:,} when it was indexed: it is truncated or was "
-                f"replaced. Restore it, or run 'ecopipe index {path}'."
-            )
-        numbers.append(number)
-    if whole and (lost := sorted(set(listed) - {files.base_name(path) for path in tars})):
+    known = index.shards.table
+    names = pa.array(map(files.base_name, tars), pa.string())
+    numbers = pc.index_in(names, value_set=known["name"].combine_chunks())
+    if numbers.null_count:
+        path = tars[int(np.argmin(numbers.is_valid()))]
+        raise errors.IndexFileError(f"{path}: {index.path} was written anew meanwhile, without it. Try again.")
+    listed = known.take(numbers)
+    if not tolerant:
+        for path, expected in zip(tars, listed["size"].to_numpy(), strict=True):
+            if (found := files.size_of(path)) != expected:
+                raise errors.ShardError(
+                    f"{path}: holds {found:,} bytes and held {expected:,} when it was indexed: it is truncated or was "
+                    f"replaced. Restore it, or run 'ecopipe index {path}'."
+                )
+    if whole and len(tars) < len(known):
+        lost = sorted({*known["name"].to_pylist()} - {*names.to_pylist()})
         raise errors.ShardError(
             f"{files.join(files.parent(index.path), lost[0])}: the index lists this shard and it is missing"
             f" ({len(lost)} missing in all). Restore it, or run 'ecopipe index' on the tars that are left."
         )
-    places = pa.array(numbers, pa.int64())
-    return index.shards.table.take(places).append_column("path", pa.array(tars)).append_column("number", places)
+    return listed.append_column("path", pa.array(tars)).append_column("number", numbers.cast(pa.int64()))
 
 
 def _resolved(folder: str, tars: Sequence[str]) -> set[str]:

@@ -60,7 +60,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_STRING = pa.string()
+_NAMES = ("source", "shard", "key")
 _READ_BYTES = 1 << 18
 _MOST_METADATA = 1 << 20
 _CONTINUED = b"\xff\xff\xff\xff"
@@ -90,6 +90,7 @@ class Ledger:
         self._close = weakref.finalize(self, os.close, self._file)
         self._size = 0
         self._page = lru_cache(maxsize=64)(_Page)
+        self._mixed: bool | None = None
         self._write(SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize())
 
     def begin(self, epoch: int, batch: int, step: int) -> None:
@@ -120,10 +121,17 @@ class Ledger:
             skipped = pa.array([position in left_out for position in range(count)])
             substitute = pa.array([in_place.get(position) for position in range(count)], pa.string())
         repeat = pa.array([True] * count) if place.repeat else constant.no
-        key, shard, source = (_strings(rows, name) for name in ("key", "shard", "source"))
+        source = _joined(rows["source"]) if self._has_source(rows) else constant.none
+        key, shard = _joined(rows["key"]), _joined(rows["shard"])
         columns = [constant.events, epoch, step, batch, rank, constant.positions, key, shard, source, crc]
         columns += [repeat, skipped, substitute, time_ns]
         self._write(pa.RecordBatch.from_arrays(columns, schema=SCHEMA).serialize())
+
+    def _has_source(self, rows: pa.Table) -> bool:
+        """Whether rows name a source; a loader's do, or do not, all alike."""
+        if self._mixed is None:
+            self._mixed = "source" in rows.column_names
+        return self._mixed
 
     def close(self) -> None:
         """Closes the file."""
@@ -175,13 +183,13 @@ class _Page:
     """
 
     def __init__(self, count: int) -> None:
-        kinds = (np.int32, np.int64, np.int64, np.int32, np.int64, np.uint32)
+        kinds: tuple[type[np.integer[Any]], ...] = (np.int32, np.int64, np.int64, np.int32, np.int64, np.uint32)
         self._values = tuple(np.zeros(count, kind) for kind in kinds)
         self._columns = tuple(pa.array(array) for array in self._values)  # they share the arrays' memory
 
     def filled(self, place: Place, time_ns: int, checks: npt.NDArray[np.uint32]) -> tuple[pa.Array, ...]:
         """The columns epoch, step, batch, rank, time_ns and crc; good until the next call."""
-        numbers = (place.epoch, place.step, place.number, place.rank, time_ns, checks)
+        numbers: tuple[Any, ...] = (place.epoch, place.step, place.number, place.rank, time_ns, checks)
         for array, value in zip(self._values, numbers, strict=True):
             array[:] = value
         return self._columns
@@ -189,25 +197,14 @@ class _Page:
 
 def content(rows: pa.Table) -> dict[str, pa.Array]:
     """What the ledger holds of the samples of a batch, whoever receives it: the columns that the index decides."""
-    names = {name: _strings(rows, name) for name in ("key", "shard", "source")}
-    return {
-        "position": _constant(rows.num_rows).positions,
-        **names,
-        "crc": pa.array(checks_of(_joined(rows["members"]))),
-    }
+    constant = _constant(rows.num_rows)
+    found = {name: _joined(rows[name]) if name in rows.column_names else constant.none for name in _NAMES}
+    strings = {name: column.cast(pa.string()) for name, column in found.items()}
+    return {"position": constant.positions, **strings, "crc": pa.array(checks_of(_joined(rows["members"])))}
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the former is four times as fast
-
-
-def _strings(rows: pa.Table, name: str) -> pa.Array:
-    """A column of strings; nulls where there is none."""
-    at = rows.schema.get_field_index(name)
-    if at < 0:
-        return _constant(rows.num_rows).none
-    joined = _joined(rows.column(at))
-    return joined if joined.type == _STRING else joined.cast(_STRING)
 
 
 class LedgerFile:

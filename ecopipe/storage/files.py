@@ -6,6 +6,7 @@ through fsspec.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -78,11 +79,7 @@ def size_of(path: str) -> int:
 def find(pattern: str) -> list[str]:
     """Sorted files that match a glob pattern."""
     if not is_url(pattern):
-        filesystem = fsspec.filesystem("file")
-        here = os.getcwd() + os.sep
-        found = [str(path) for path in filesystem.glob(pattern)]
-        keep_absolute = os.path.isabs(pattern)
-        return sorted(path if keep_absolute or not path.startswith(here) else path[len(here) :] for path in found)
+        return sorted(glob.glob(pattern, recursive=True))
     filesystem, name = _remote(pattern)
     return sorted(str(filesystem.unstrip_protocol(path)) for path in filesystem.glob(name))
 

@@ -73,7 +73,7 @@ def workers_have_no_say(lab: Lab) -> str:
     wanted = two_epochs(lab, 0).batches[0]
     for workers in (1, 2):
         if wrong := difference(lab.one(workers=workers, epochs=2).batches[0], wanted):
-            raise Stop("fails", f"{workers} workers instead of 0: {wrong}")
+            raise Stop("fails", f"workers={workers} instead of 0: {wrong}")
     return "the same batches"
 
 

@@ -103,8 +103,8 @@ def _kill_trainer(lab: Lab, workers: int, *, linger: bool) -> Trace:
 
 
 def _leaves_nothing(lab: Lab, trace: Trace) -> str:
-    left = [f"{trace.strays} processes"] if trace.strays else []
-    left += [f"{len(trace.shared)} in /dev/shm ({listed(sorted(trace.shared))})"] if trace.shared else []
+    left = [f"processes: {trace.strays}"] if trace.strays else []
+    left += [f"in /dev/shm: {len(trace.shared)} ({listed(sorted(trace.shared))})"] if trace.shared else []
     if left:
-        raise Stop("fails", f"{lab.grace_s:g} s later: {' and '.join(left)}")
+        raise Stop("fails", f"left {lab.grace_s:g} s later, {', '.join(left)}")
     return "nothing left"

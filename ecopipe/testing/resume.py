@@ -89,7 +89,7 @@ def resume_with_other_workers(lab: Lab) -> str:
         half = len(whole.batches[0]) // 2
         rest = lab.one(workers=after, states=(whole.states[0][half - 1],))
         if found := difference(rest.batches[0], whole.batches[0][half:]):
-            raise Stop("fails", f"from {before} workers to {after}: {found}")
+            raise Stop("fails", f"workers={after} after {before}: {found}")
     return "the exact rest"
 
 

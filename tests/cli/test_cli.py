@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from pyarrow import feather
 
 from ecopipe.cli.main import main
 
@@ -266,7 +267,7 @@ def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_flac_that_does_not_decode_is_named(tmp_path: Path, shards: Path, workers: str) -> None:
     shutil.copytree(shards / "librispeech" / "train-clean-100", tmp_path / "s")
-    index = pq.read_table(tmp_path / "s" / "index.parquet").to_pylist()
+    index = feather.read_table(tmp_path / "s" / "index.arrow").to_pylist()
     member = next(member for member in index[7]["members"] if member["extension"] == "flac")
     tar = tmp_path / "s" / index[7]["shard"]
     data = bytearray(tar.read_bytes())
@@ -301,7 +302,7 @@ def test_a_truncated_tar_is_named(tmp_path: Path, shards: Path) -> None:
         message=f"{tar.name}: holds 5,000 bytes",
     )
     fails("index", tar, message=tar.name)
-    (tmp_path / "s" / "index.parquet").unlink()
+    (tmp_path / "s" / "index.arrow").unlink()
     fails("stream", ROOT / "pipelines" / "imdb.toml", "--set", f"source.path={tmp_path / 's'}", message=tar.name)
 
 

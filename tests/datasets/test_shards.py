@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import fsspec
-import pyarrow.parquet as pq
 import pytest
 import webdataset
+from pyarrow import feather
 
 from ecopipe.datasets import shards as shard_files
 from ecopipe.plan.blocks import Slice
@@ -48,16 +48,16 @@ def test_tars_without_an_index_are_indexed_the_first_time_they_are_seen(foreign:
     assert {"txt", "cls", "label", "chars", "tokens"} <= opened.fields
     assert opened.read([Slice(1, 0, 4)], ("key", "label"))["label"].to_pylist() == [1, 2, 0, 1]
     opened.close()
-    before = (foreign / "index.parquet").stat().st_mtime_ns
+    before = (foreign / "index.arrow").stat().st_mtime_ns
     assert keys(foreign) == ALL
-    assert (foreign / "index.parquet").stat().st_mtime_ns == before
+    assert (foreign / "index.arrow").stat().st_mtime_ns == before
 
 
 def test_indexing_a_corpus_again_keeps_its_own_columns(shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(shards / "imdb" / "train", tmp_path / "train")
-    before = pq.read_table(copy / "index.parquet")
+    before = feather.read_table(copy / "index.arrow")
     shard_files.index_tars(shard_files.find_tars(str(copy)))
-    assert pq.read_table(copy / "index.parquet").equals(before)
+    assert feather.read_table(copy / "index.arrow").equals(before)
     assert before["rating"].null_count == 0
 
 
@@ -106,8 +106,8 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(foreign) and allowed(path, mode))
     assert keys(foreign) == ALL
-    assert not (foreign / "index.parquet").exists()
-    assert len(list((tmp_path / "cache" / "index").glob("*.parquet"))) == 1
+    assert not (foreign / "index.arrow").exists()
+    assert len(list((tmp_path / "cache" / "index").glob("*.arrow"))) == 1
 
 
 def test_the_fingerprint_is_of_the_contents_not_of_the_folder(foreign: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_fingerprint_is_of_the_contents_not_of_the_folder(foreign: Path, tmp
     first = fingerprint(foreign)
     assert fingerprint(foreign.rename(tmp_path / "moved")) == first
     (tmp_path / "moved" / "part-002.tar").unlink()
-    (tmp_path / "moved" / "index.parquet").unlink()
+    (tmp_path / "moved" / "index.arrow").unlink()
     assert fingerprint(tmp_path / "moved") != first
 
 
@@ -168,7 +168,7 @@ def test_verify_lists_exactly_the_damaged_members(foreign: Path) -> None:
     shard_files.index_tars(shard_files.find_tars(str(foreign)))
     good = shard_files.verify_folder(str(foreign))
     assert (good.shards, good.samples, good.members, good.problems) == (3, 10, 20, [])
-    with shard_files.opened(str(foreign / "index.parquet")) as index:
+    with shard_files.opened(str(foreign / "index.arrow")) as index:
         member = next(m for m in index.read(1, 2, 3)["members"][0].as_py() if m["extension"] == "txt")
     tar = foreign / "part-001.tar"
     data = bytearray(tar.read_bytes())

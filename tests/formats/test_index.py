@@ -10,7 +10,7 @@ import pytest
 from pyarrow import feather
 
 from ecopipe.formats import index as index_format
-from ecopipe.formats.index import IndexFile, IndexWriter, Row
+from ecopipe.formats.index import IndexFile, IndexWriter, Row, ShardInfo, sum_of
 from ecopipe.formats.tar import Member
 from ecopipe.vocabulary.errors import IndexFileError
 
@@ -49,7 +49,8 @@ def test_rows_are_read_by_shard_and_range(tmp_path: Path, monkeypatch: pytest.Mo
     assert index.extras == {"speaker": "int32"}
     assert index.extensions == {"txt", "cls"}
     assert index.filled == {"key", "shard", "members", "label", "speaker"}
-    assert {name: sums.tolist() for name, sums in index.sums.items()} == {"label": [45, 0, 3], "speaker": [0, 0, 6]}
+    assert index.shards.table[sum_of("label")].to_pylist() == [45, 0, 3]
+    assert [name for name in index.shards.table.column_names if "sum" in name] == [sum_of("label"), sum_of("speaker")]
     index.close()
 
 
@@ -136,36 +137,22 @@ def test_a_measure_without_a_column_is_refused(tmp_path: Path) -> None:
     writer.abandon()
 
 
-def arrow(meta: dict[str, object] | None, rows: int = 1) -> io.BytesIO:
-    """An Arrow file of one batch with so many rows, and one batch without rows that holds what an index would say."""
+def arrow(meta: dict[str, object] | None) -> io.BytesIO:
+    """An Arrow file whose last batch holds what an index would say."""
     file = io.BytesIO()
-    batch = pa.record_batch({"key": [f"row-{row}" for row in range(rows)]})
-    with pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-        writer.write_batch(batch.slice(0, 0), custom_metadata={"ecopipe": json.dumps(meta)} if meta else None)
+    nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([("key", pa.string())]))
+    with pa.ipc.new_file(file, nothing.schema) as writer:
+        writer.write_batch(nothing, custom_metadata={"ecopipe": json.dumps(meta)} if meta else None)
     file.seek(0)
     return file
-
-
-def described(rows: int) -> dict[str, object]:
-    shards = {"name": ["x.tar"], "size": [1], "rows": [rows], "digest": [""]}
-    return {
-        "version": index_format.VERSION,
-        "made_by": "",
-        "extensions": [],
-        "filled": [],
-        "shards": shards,
-        "sums": {},
-    }
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
         (io.BytesIO(b"no arrow"), "i.arrow: is no readable Arrow file .*run 'ecopipe index'"),
-        (arrow(None), "was not written by ecopipe"),
-        (arrow({"version": 99}), "has version 99, this ecopipe reads 2"),
-        (arrow(described(2048)), "lists 2,048 rows, which are 2 batches, and holds 1. Run 'ecopipe index' again"),
+        (arrow(None), "i.arrow: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars"),
+        (arrow({"version": 99}), "i.arrow: has version 99, this ecopipe reads 3. Delete it and run 'ecopipe index'"),
     ],
 )
 def test_what_is_no_index_is_refused(file: io.BytesIO, message: str) -> None:
@@ -173,20 +160,31 @@ def test_what_is_no_index_is_refused(file: io.BytesIO, message: str) -> None:
         IndexFile("i.arrow", file)
 
 
-def test_a_batch_of_another_length_than_is_listed_is_refused() -> None:
-    index = IndexFile("i.arrow", arrow(described(9), rows=8))
+def test_other_batches_than_the_shards_make_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(index_format, "BATCH_ROWS", 4)
+        write(tmp_path / "i.arrow", [10]).close()
+    with pytest.raises(IndexFileError, match="lists 10 rows, which are 1 batches, and holds 3. Delete it and run"):
+        IndexFile(str(tmp_path / "i.arrow"))
+
+    writer = IndexWriter(tmp_path / "j.arrow")
+    table = feather.read_table(tmp_path / "i.arrow").slice(0, 8).select(writer.schema.names)
+    writer.add_table(ShardInfo("0.tar", 1, 9, ""), table)
+    writer.finish()
+    index = IndexFile(str(tmp_path / "j.arrow"))
     with pytest.raises(IndexFileError, match=r"is damaged \(batch 0 holds 8 rows and should hold 9\)"):
         index.read(0, 0, 1)
     index.close()
 
 
-def test_values_that_point_nowhere_are_refused() -> None:
+def test_values_that_point_nowhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrow does not look at offsets when it reads them: a damaged one would be an access to foreign memory."""
-    file = arrow(described(2), rows=2)
-    data = file.getvalue()
-    at = data.index(struct.pack("<iii", 0, 5, 10))
-    file = io.BytesIO(data[:at] + struct.pack("<iii", 0, 5, 1 << 30) + data[at + 12 :])
-    index = IndexFile("i.arrow", file)
+    monkeypatch.setattr(index_format, "COMPRESSION", None)  # so that they can be found
+    write(tmp_path / "i.arrow", [2]).close()
+    data = (tmp_path / "i.arrow").read_bytes()
+    good, bad = struct.pack("<iii", 0, 5, 10), struct.pack("<iii", 0, 5, 1 << 30)  # of the shards' names
+    assert data.count(good) == 1
+    index = IndexFile("i.arrow", io.BytesIO(data.replace(good, bad)))
     with pytest.raises(IndexFileError, match=r"is damaged \(.*offset"):
         index.read(0, 0, 2)
     index.close()

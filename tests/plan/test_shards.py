@@ -47,7 +47,7 @@ def test_totals_are_of_the_shards_that_were_opened(tmp_path: Path) -> None:
         shards = opened(path)
         assert shards.total("label") == total
         assert shards.total("tokens") == 0
-        with pytest.raises(ConfigError, match="'key' holds string. Name a measure that holds numbers"):
+        with pytest.raises(ConfigError, match="'key' does not hold numbers. Name a measure that does"):
             shards.total("key")
         shards.close()
 

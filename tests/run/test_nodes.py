@@ -26,7 +26,7 @@ from .test_loader import images
 nodes = pytest.importorskip("torchdata.nodes", reason="torchdata is not installed")
 
 pytestmark = pytest.mark.filterwarnings(  # a thread of torchdata's that is left running may collect its own object
-    "ignore:Exception ignored in. <function _SingleThreadedMapper.__del__:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <function _\\w*Mapper\\w*.__del__:pytest.PytestUnraisableExceptionWarning"
 )
 
 Graph = Callable[[LoaderNode], Any]

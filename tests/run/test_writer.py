@@ -63,7 +63,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         + [
             f"{split}/{name}"
             for split in ("test", "train")
-            for name in ["index.parquet", *(f"{split}-{n:06d}.tar" for n in range(4))]
+            for name in ["index.arrow", *(f"{split}-{n:06d}.tar" for n in range(4))]
         ]
     )
 

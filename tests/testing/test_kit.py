@@ -63,7 +63,7 @@ EVIDENCE = {
         "killed after batch 1: the epoch ends without an error, and 19 of 23 samples lost (s00, s02, s03 ...)",
     ),
     "leaksadescriptor": ("descriptors_do_not_grow", "fails", "0 workers: 6, 7, 8, 9, 10, 11 after 6 epochs"),
-    "leavesaprocess": ("killed_leaves_nothing", "fails", "1 s later: 1 processes"),
+    "leavesaprocess": ("killed_leaves_nothing", "fails", "left 1 s later, processes: 1"),
 }
 
 
