@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +13,18 @@ from ecopipe.plan.blocks import Lane, Rows, Share, Slices, Stream, bounds_of, sl
 from ecopipe.plan.items import ItemsLane, OpenedItems
 from ecopipe.plan.mixed import MixedShards, Opened, mean_of
 from ecopipe.plan.mixture import Mixture
-from ecopipe.plan.sequence import Planned
+from ecopipe.plan.sequence import Block, Planned
 from ecopipe.stages.plan import Where
 from ecopipe.stages.source import Items, Mix, Source
 from ecopipe.stages.stage import BatchingStage, PlanStage
 from ecopipe.vocabulary.errors import ConfigError
-from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.randomness import Chance, Draws
 
-MOST_SPARES = 8
-"""Rows that go with a batch to stand in for its bad samples; if more are bad, its good ones are taken again."""
+NEIGHBOURS = 8
+"""Batches from which rows go with a batch, to stand in for its bad samples."""
+
+SPARES_PER_BATCH = 2
+"""Rows of each of them. If more are bad, the batch's good ones are taken again."""
 
 
 class Plan:
@@ -46,6 +50,7 @@ class Plan:
     ) -> None:
         self._source, self._stages, self._batching, self._shards = source, list(stages), batching, shards
         self._seed, self._epoch = seed, epoch
+        self._lengths: WeakKeyDictionary[Block, Rows | None] = WeakKeyDictionary()
         self._block_rows = source.window if isinstance(source, Items) else source.block_rows
 
     @property
@@ -129,9 +134,27 @@ class Plan:
         return [batch for batch in self._batching.apply(block, rows, chance, (lane, number)) if len(batch)]
 
     def spares(self, planned: Planned) -> pa.Table:
-        """Index rows that may stand in for bad samples of a batch, in the order of preference."""
+        """Index rows that may stand in for bad samples of a batch, the best first.
+
+        They are a few rows, drawn, of each of the batches that are next in length below it, or of any others where the
+        batching stage knows no lengths. Where there is none below: of the batch itself, then of those above.
+        """
         chance = Chance(self._seed, self._epoch, self._batching.label)
-        block = planned.block
-        near = self._batching.neighbours(block.planned, block.batches, planned.batch, chance)
-        draws = chance.draws("spares", planned.number)
-        return block.rows(np.concatenate([rows[draws.permutation(len(rows))[:MOST_SPARES]] for rows in near]))
+        draws, block = chance.draws("spares", planned.number), planned.block
+        found = [
+            block.batches[number][draws.permutation(len(block.batches[number]))[:SPARES_PER_BATCH]]
+            for number in self._neighbours(planned, draws)
+        ]
+        return block.rows(np.concatenate(found))
+
+    def _neighbours(self, planned: Planned, draws: Draws) -> list[int]:
+        batches = planned.block.batches
+        if planned.block not in self._lengths:
+            self._lengths[planned.block] = self._batching.by_length(planned.block.planned, batches)
+        order = self._lengths[planned.block]
+        if order is None:
+            others = [int(number) for number in draws.permutation(len(batches)) if number != planned.batch]
+            return others[:NEIGHBOURS] or [planned.batch]
+        at = int(np.flatnonzero(order == planned.batch)[0])
+        below = order[at + 1 : at + 1 + NEIGHBOURS].tolist()
+        return below or [planned.batch, *order[max(at - NEIGHBOURS, 0) : at][::-1].tolist()]

@@ -114,6 +114,10 @@ def dumps(pipeline: Pipeline) -> str:
     Raises:
         ConfigError: A stage holds a function or module of the user's, which TOML cannot name.
     """
+    if not isinstance(pipeline.source, TarShards | Mix):
+        raise ConfigError(
+            f"{type(pipeline.source).__name__}: TOML cannot hold its function. Keep the pipeline in Python."
+        )
     tables = [{"stage": type(stage).__name__, **settings(stage, identity=False)} for stage in pipeline.stages]
     for table in tables:
         for name, value in table.items():

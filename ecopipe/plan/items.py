@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecopipe.plan.blocks import Lane, Rows, Slice
-from ecopipe.vocabulary.errors import DataError, StateError
+from ecopipe.vocabulary.errors import ConfigError, DataError, StateError
 
 ITEM = "ecopipe_item"
 """The column that holds the item, pickled."""
@@ -54,7 +54,7 @@ class OpenedItems:
         self.fingerprint = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self._make, self._key, self._measure, self._label = make, key, measure, label
         self._whole = make()
-        self._node = all(hasattr(self._whole, name) for name in ("reset", "get_state"))
+        self.is_node = all(hasattr(self._whole, name) for name in ("reset", "get_state"))
         self._names = {"duration_s"}
         self._untouched = True  # nothing but the first window was read
         self._begin(None)
@@ -77,7 +77,7 @@ class OpenedItems:
         """Goes to the beginning of the next epoch; ``ended`` is the state at the end of the one before."""
         if self._untouched and ended is None:
             return
-        if self._node and ended is not None:
+        if self.is_node and ended is not None:
             self._begin(ended)
             for _ in self._items:  # torchdata's rule: what has come to its end begins the next epoch at reset()
                 pass
@@ -86,7 +86,7 @@ class OpenedItems:
     def go_to(self, number: int, saved: Any) -> None:
         """Goes to the window with that number, before which the iterable had a saved state."""
         self._begin(saved)
-        if self._node and saved is not None:
+        if self.is_node and saved is not None:
             self._next = number
         while self._next < number:  # an iterable without a state is read again up to there
             self._advance()
@@ -96,11 +96,14 @@ class OpenedItems:
         self._tables: dict[int, pa.Table] = {}
         self._states: dict[int, Any] = {}
         self._next, self._untouched = 0, saved is None
-        if self._node:
+        if self.is_node:
             self._whole.reset(saved)
             self._items: Iterator[Any] = self._whole
         else:
-            self._items = iter(self._make())
+            made = self._make()
+            if not isinstance(made, Iterable):
+                raise ConfigError(f"Items: make gave {made!r}, which is no iterable. Give a function that makes one.")
+            self._items = iter(made)
 
     def read(self, slices: list[Slice], columns: tuple[str, ...] | None = None) -> pa.Table:
         """The rows of a window."""
@@ -121,7 +124,7 @@ class OpenedItems:
 
     def _advance(self) -> None:
         number = self._next
-        if self._node:
+        if self.is_node:
             self._states[number] = self._state()
         items = [self._as_fields(item) for item in islice(self._items, self.window)]
         self._tables[number] = self._table(items, number * self.window)
@@ -129,7 +132,7 @@ class OpenedItems:
         self._untouched = self._untouched and number == 0
         if len(items) < self.window:
             self.windows = self._next
-            if self._node:
+            if self.is_node:
                 self._states[self._next] = self._state()
         for kept in (self._tables, self._states):
             kept.pop(number - 2, None)
@@ -137,6 +140,8 @@ class OpenedItems:
     def _state(self) -> Any:
         found = self._whole.state_dict() if hasattr(self._whole, "state_dict") else self._whole.get_state()
         try:
+            if odd := _odd_key(found):
+                raise TypeError(f"a dict has the key {odd!r}, which is no text")
             return json.loads(json.dumps(found))
         except (TypeError, ValueError) as error:
             raise StateError(
@@ -149,13 +154,13 @@ class OpenedItems:
         return dict(item) if isinstance(item, Mapping) else {"value": item}
 
     def _table(self, items: list[dict[str, Any]], first: int) -> pa.Table:
-        numbers = [
+        numbers: list[dict[str, Any]] = [
             {
                 name: value
                 for name, value in item.items()
                 if isinstance(value, int | float | np.number) and name not in _RESERVED
             }
-            | (dict(self._measure(item)) if self._measure is not None else {})
+            | self._measured(item)
             for item in items
         ]
         self._names.update(name for row in numbers for name in row)
@@ -165,14 +170,43 @@ class OpenedItems:
             "path": pa.array([self._label] * len(items), pa.string()),
             "members": pa.array([[]] * len(items), _MEMBERS),
             **{name: pa.array([row.get(name) for row in numbers], pa.float64()) for name in sorted(self._names)},
-            ITEM: pa.array([pickle.dumps(item) for item in items], pa.large_binary()),
+            ITEM: pa.array([self._pickled(item) for item in items], pa.large_binary()),
         }
         return pa.table(columns)
+
+    def _measured(self, item: dict[str, Any]) -> dict[str, float]:
+        if self._measure is None:
+            return {}
+        found = {name: value for name, value in dict(self._measure(item)).items() if value is not None}
+        for name, value in found.items():
+            if name in _RESERVED or not isinstance(value, int | float | np.number):
+                raise DataError(
+                    f"{self._label}: measure gave {name!r}: {value!r}. Give numbers, under names other than "
+                    f"{', '.join(sorted(_RESERVED))}."
+                )
+        return found
+
+    def _pickled(self, item: dict[str, Any]) -> bytes:
+        try:
+            return pickle.dumps(item)
+        except Exception as error:
+            raise DataError(
+                f"{self._label}: an item cannot be sent to a worker ({type(error).__name__}: {error}). Give items of "
+                "numbers, text, arrays and tensors."
+            ) from error
 
     def close(self) -> None:
         """Lets go of the iterable."""
         self._tables, self._states = {}, {}
         self._items = iter(())
+
+
+def _odd_key(value: Any) -> Any:
+    """A key of a dict in a state that is no text, and would come back from JSON as text."""
+    if isinstance(value, Mapping):
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        return odd if odd is not None else next(filter(None, map(_odd_key, value.values())), None)
+    return next(filter(None, map(_odd_key, value)), None) if isinstance(value, list | tuple) else None
 
 
 class ItemsLane(Lane):

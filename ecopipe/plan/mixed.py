@@ -22,6 +22,7 @@ class MixedShards:
 
     def __init__(self, parts: Mapping[str, Shards]) -> None:
         self.parts = dict(parts)
+        self._named = list(self.parts.items())
         self._ends = list(accumulate(len(shards.shards) for shards in self.parts.values()))
 
     @property
@@ -39,7 +40,7 @@ class MixedShards:
         """The index rows of some slices, in their order, with columns ``path`` and ``source``."""
         tables = []
         for number, pieces in groupby(slices, lambda piece: bisect_right(self._ends, piece.shard)):
-            name, shards = list(self.parts.items())[number]
+            name, shards = self._named[number]
             first = self._ends[number] - len(shards.shards)
             own = [Slice(piece.shard - first, piece.start, piece.stop) for piece in pieces]
             rows = shards.read(own, columns)

@@ -7,6 +7,7 @@ Sainte-Laguë (1910), known as Webster's. Nothing is drawn, so a place in the mi
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -35,11 +36,14 @@ class _Phase:
         left = n - self.first
         if not left:
             return list(self.before)
-        total = sum(self.weights)
-        found = [max(0, int(left * weight / total) - len(self.weights)) for weight in self.weights]
-        while sum(found) < left:
-            due = [(at + 0.5) / weight if weight else np.inf for at, weight in zip(found, self.weights, strict=True)]
-            found[int(np.argmin(due))] += 1
+        total, sources = sum(self.weights), sum(weight > 0 for weight in self.weights)
+        found = [max(0, int(left * weight / total) - sources) for weight in self.weights]
+        due = [((found[at] + 0.5) / weight, at) for at, weight in enumerate(self.weights) if weight]
+        heapq.heapify(due)
+        for _ in range(left - sum(found)):
+            _, at = due[0]
+            found[at] += 1
+            heapq.heapreplace(due, ((found[at] + 0.5) / self.weights[at], at))
         return [before + count for before, count in zip(self.before, found, strict=True)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -99,6 +99,7 @@ class Loader:
             if choice not in known:
                 raise ConfigError(f"loader: unknown {name} {choice!r}. {nearest(str(choice), known)}")
         self.pipeline = pipeline
+        self._given_rank = rank, world_size
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
         self.seed, self.tail = int(seed), tail
         self.device = resolve(device)
@@ -106,13 +107,15 @@ class Loader:
         self.shards = shards if shards is not None else pipeline.open()
         pipeline.check_fields(self.shards)
         self._belonging = Belonging(self.seed, self.shards.fingerprint, pipeline.identity)
-        self._taken = self._border = Taken(int(epoch))  # what the consumer has taken; where its epoch began
+        self._taken = Taken(int(epoch))  # what the consumer has taken
+        self._check_epoch(int(epoch))
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
         self._issued: deque[_Issued] = deque()
         self._quarantine = Quarantine(pipeline.bad_samples, quarantine)
         self._ledger = None if ledger is None else Ledger(ledger, self._header())
         self._maker = BatchMaker(pipeline, verify=verify)
         self._turn = 0
+        self._begun = False  # whether the newest iterator was asked for a batch; until then set_epoch moves its start
         self._closed = False
         self._lengths: dict[int, int] = {}
         self._pool: Pool | None = None
@@ -125,6 +128,13 @@ class Loader:
                 retries=worker_retries,
                 context=multiprocessing_context,
             )
+
+    batch_sampler = None  # with sampler, as a DataLoader without batch_size has them
+
+    @property
+    def sampler(self) -> Loader:
+        """Itself: Lightning tells ``loader.sampler.set_epoch`` of each epoch, as it does with torch's DataLoader."""
+        return self
 
     @property
     def epoch(self) -> int:
@@ -142,12 +152,17 @@ class Loader:
             raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
         epoch = int(epoch)
         if epoch != self.epoch:
-            self._taken = self._border = Taken(epoch)
-            self._resume = False
-            self._turn += 1  # an iterator that is still open is one of another epoch
+            self._check_epoch(epoch)
+            self._taken, self._resume = Taken(epoch), False
+            if self._begun:
+                self._turn += 1  # an iterator that is still open is one of another epoch
 
     def __len__(self) -> int:
-        """Steps of this rank in the current epoch, by planning it (metadata only; counted once per epoch)."""
+        """Steps of this rank in the current epoch, those before a restart included: by planning it, on metadata.
+
+        Raises:
+            TypeError: The epoch has no end, or none that is known.
+        """
         plan = self._plan()
         if isinstance(self.shards, OpenedItems):
             raise TypeError(
@@ -161,18 +176,31 @@ class Loader:
             batches = plan.count()
             if batches is None:
                 batches = sum(1 for _ in sequence(plan, self.shards.read, columns=self.pipeline.plan_columns()))
-            self._lengths = {self.epoch: ranks.steps(batches, self.world_size, self.tail)}
-        return self._lengths[self.epoch]
+            self._lengths = {self.epoch: batches}
+        left = self._lengths[self.epoch] - self._taken.cursor.number
+        return self._taken.step + ranks.steps(left, self.world_size, self.tail)
 
     def __iter__(self) -> Iterator[Batch]:
         """This epoch's batches: from its beginning, or from the place of a state that was just loaded."""
         if self._closed:
             raise RuntimeError("loader: is closed. Make another one.")
+        if (now := ranks.who_am_i(*self._given_rank)) != (self.rank, self.world_size):
+            raise ConfigError(
+                f"loader: was made as rank {self.rank} of {self.world_size}, and this process is rank {now[0]} of {now[1]} "
+                "now. Make it after torch.distributed is initialised (in Lightning: in train_dataloader)."
+            )
         if not self._resume:
-            self._taken = self._border
-        self._resume = False
+            self._taken = Taken(self.epoch + 1) if self._is_over() else self._taken.border
         self._turn += 1
-        return self._deliver(self._turn, self._tasks())
+        self._begun = False
+        return self._deliver(self._turn)
+
+    def _is_over(self) -> bool:
+        """Whether all steps of the epoch were taken by a consumer that counts them, and never asked for its end."""
+        if self._taken.at_border or isinstance(self.shards, OpenedItems):
+            return False
+        planned = sequence(self._plan(), self.shards.read, self._taken.cursor, self.pipeline.plan_columns())
+        return next(ranks.deal(planned, self.rank, self.world_size, self.tail), None) is None
 
     def _tasks(self) -> Iterator[Task]:
         """This rank's tasks of the epoch, from the taken place on."""
@@ -180,17 +208,19 @@ class Loader:
         plan = self._plan()
         if isinstance(self.shards, OpenedItems):
             if self._taken.at_border:
-                self.shards.begin_epoch(self._taken.items)
+                self.shards.begin_epoch(self._taken.epoch_items)
             else:
                 self.shards.go_to(self._taken.cursor.lanes[0][0], self._taken.items)
         wide = self.world_size > 1 and self.pipeline.source.lanes > 1  # then some lanes may be others' alone
         columns = self.pipeline.plan_columns() if wide else None
         planned = sequence(plan, self.shards.read, self._taken.cursor, columns)
         dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
-        return _make_tasks(dealt, self.pipeline, plan, self.shards, self.epoch, self.seed, self.rank, self._issued)
+        return _make_tasks(dealt, self.pipeline, plan, self.shards, self._taken, self.seed, self.rank, self._issued)
 
-    def _deliver(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
+    def _deliver(self, turn: int) -> Iterator[Batch]:
         self._check_turn(turn)
+        self._begun, self._resume = True, False
+        tasks = self._tasks()
         began = self._taken
         if self._ledger is not None:
             self._ledger.begin(began.epoch, began.cursor.number, began.step)
@@ -213,7 +243,7 @@ class Loader:
         if self._ledger is not None:
             self._ledger.end(ended.epoch, ended.cursor.number, ended.step)
         items = self.shards.state_at_end() if isinstance(self.shards, OpenedItems) else None
-        self._taken = self._border = Taken(ended.epoch + 1, items=items)
+        self._taken = Taken(ended.epoch + 1, epoch_items=items)
 
     def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
         made = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
@@ -232,6 +262,14 @@ class Loader:
             raise RuntimeError(
                 "loader: this iterator is over, because the loader was iterated anew, sent to another epoch or state, "
                 "or closed. Use one iterator at a time, or two loaders."
+            )
+
+    def _check_epoch(self, epoch: int) -> None:
+        """Refuses an epoch that only those before it lead to."""
+        if epoch and isinstance(self.shards, OpenedItems) and self.shards.is_node:
+            raise ConfigError(
+                f"loader: epoch {epoch} of a node cannot be gone to: its epochs follow one another. Load a state "
+                "that was taken before it."
             )
 
     def _plan(self) -> Plan:
@@ -255,7 +293,6 @@ class Loader:
             StateError: The state is of another version, index, seed or pipeline; names the first difference.
         """
         self._taken = state.read(saved, self._belonging)
-        self._border = self._taken if self._taken.at_border else Taken(self._taken.epoch)
         self._resume = True
         self._turn += 1  # an iterator that is still open must not move the place
 
@@ -283,7 +320,7 @@ def _make_tasks(
     pipeline: Pipeline,
     plan: Plan,
     opened: Opened,
-    epoch: int,
+    began: Taken,
     seed: int,
     rank: int,
     issued: deque[_Issued],
@@ -295,8 +332,8 @@ def _make_tasks(
         rows = planned.rows()
         seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
         shards = tuple(rows["shard"].to_pylist())
-        place = Place(epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
+        place = Place(began.epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
         items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
-        issued.append(_Issued(Taken(epoch, step.after, step.step + 1, items), rows))
+        issued.append(_Issued(replace(began, cursor=step.after, step=step.step + 1, items=items), rows))
         spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
         yield make_task(rows, place, seed, reads, spares)

@@ -117,13 +117,13 @@ class BatchMaker:
             try:
                 batch = self._collated([item.sample for item in chosen])
                 break
-            except SampleError as error:
-                bad = [item for item in chosen if item.sample.key == error.key]
-                if not bad:
+            except SampleError:
+                misfits = self._misfits(chosen)
+                if not misfits:
                     raise
-                items = [item for item in chosen if item.sample.key != error.key]
-                for item in bad:
-                    faults.setdefault(item.position, _fault(item.position, rows[item.position], error))
+                items = [item for item in chosen if item.position not in misfits]
+                for position, reason in misfits.items():
+                    faults.setdefault(position, _fault(position, rows[position], reason))
         keys = {item.position: item.sample.key for item in chosen}
         found = tuple(replace(fault, substitute=keys.get(position)) for position, fault in sorted(faults.items()))
         batch.place = replace(task.place, faults=found)
@@ -140,13 +140,36 @@ class BatchMaker:
         for number, position in enumerate(empty):
             sample = next(spares, None)
             if sample is None and not items:
+                if filled:
+                    break  # what stands in stands alone
                 fault = faults[position]
                 raise SampleError(
                     fault.stage, fault.key, fault.shard,
-                    f"{fault.reason} And all {count} samples of its batch are bad, and those that could stand in",
+                    f"{fault.reason} All {count} samples of its batch are bad, and those that could stand in. Mend the "
+                    "shards.",
                 )  # fmt: skip
             filled[position] = _Item(position, sample if sample is not None else items[number % len(items)].sample)
         return [filled[position] for position in sorted(filled)]
+
+    def _misfits(self, chosen: Sequence[_Item]) -> dict[int, SampleError]:
+        """The positions of samples that cannot be collated: alone, or beside the first; or the first, if most others
+        do not go with it."""
+        alone = {item.position: self._refusal([item]) for item in chosen}
+        if found := {position: error for position, error in alone.items() if error is not None}:
+            return found
+        first, *others = chosen
+        beside = {item.position: self._refusal([first, item]) for item in others}
+        found = {position: error for position, error in beside.items() if error is not None}
+        if 2 * len(found) >= len(chosen):
+            return {first.position: next(iter(found.values()))}
+        return found
+
+    def _refusal(self, items: Sequence[_Item]) -> SampleError | None:
+        try:
+            self._collated([item.sample for item in items])
+        except SampleError as error:
+            return error
+        return None
 
     def _good_spares(self, task: Task, chances: Sequence[Chance]) -> Iterator[Sample]:
         for row in [] if task.spares is None else task.spares.to_pylist():

@@ -24,8 +24,8 @@ class Quarantine:
     Args:
         policy: The limits.
         path: A file to append to, one JSON object a line: ``key``, ``shard``, ``stage``, ``error``, ``substitute`` (the
-            key that came instead, or null), ``epoch``, ``batch``, ``position``, ``step``, ``rank``. All ranks and
-            restarts may write to one file on a local disk. None: no list.
+            key that came instead, or null), ``epoch``, ``batch``, ``position``, ``step``, ``rank``, ``repeat``. All
+            ranks and restarts may write to one file on a local disk. None: no list.
 
     Raises:
         OutputError: The file cannot be written.
@@ -110,4 +110,5 @@ def _described(place: Place, fault: Fault) -> dict[str, object]:
         "position": fault.position,
         "step": place.step,
         "rank": place.rank,
+        "repeat": place.repeat,
     }

@@ -44,6 +44,11 @@ def who_am_i(rank: int | None, world_size: int | None) -> tuple[int, int]:
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         else:
             rank, world_size = _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+            if ("RANK" in os.environ) != ("WORLD_SIZE" in os.environ) and world_size > 1:
+                raise ConfigError(
+                    f"loader: the environment says WORLD_SIZE={world_size} and no RANK. Initialise torch.distributed "
+                    "first, or give rank and world_size."
+                )
     if not 0 <= rank < world_size:
         raise ConfigError(f"loader: rank {rank} is not one of 0 to {world_size - 1} (world_size {world_size}).")
     return rank, world_size

@@ -19,13 +19,20 @@ VERSION = 2
 class Taken:
     """What has been taken: the epoch, the place in its sequence, and the steps made in it, on whatever ranks.
 
-    ``items`` is the state of an iterable source (``Items``) before the cursor's window, or at the last epoch's end.
+    ``items`` is the state of an iterable source (``Items``) before the cursor's window; ``epoch_items`` that at the end
+    of the epoch before.
     """
 
     epoch: int
     cursor: Cursor = field(default_factory=Cursor)
     step: int = 0
     items: Any = None
+    epoch_items: Any = None
+
+    @property
+    def border(self) -> Taken:
+        """The beginning of its epoch."""
+        return Taken(self.epoch, epoch_items=self.epoch_items)
 
     @property
     def at_border(self) -> bool:
@@ -51,10 +58,10 @@ def write(taken: Taken, belonging: Belonging) -> dict[str, Any]:
         "batch": taken.cursor.number,
         "turn": taken.cursor.turn,
         "lanes": [list(place) for place in taken.cursor.lanes],
-        "items": taken.items,
+        "items": json.dumps([taken.items, taken.epoch_items]),  # as text it is one value: nobody can load half of it
         "seed": belonging.seed,
         "index": belonging.index,
-        "pipeline": belonging.pipeline,
+        "pipeline": json.dumps(belonging.pipeline),
     }
     return state | {"check": _check_sum(state)}
 
@@ -83,8 +90,8 @@ def read(state: Mapping[str, Any], belonging: Belonging) -> Taken:
         )
     lanes = tuple((int(block), int(batch)) for block, batch in state["lanes"])
     cursor = Cursor(int(state["batch"]), int(state["turn"]), lanes)
-    taken = Taken(int(state["epoch"]), cursor, int(state["step"]), state["items"])
-    _compare_pipelines(state["pipeline"], belonging.pipeline, at_border=taken.at_border)
+    taken = Taken(int(state["epoch"]), cursor, int(state["step"]), *json.loads(state["items"]))
+    _compare_pipelines(json.loads(state["pipeline"]), belonging.pipeline, at_border=taken.at_border)
     if state["index"] != belonging.index:
         raise StateError(
             f"state: belongs to other shards: their index was {state['index']} and is {belonging.index}. "
@@ -105,6 +112,6 @@ def _compare_pipelines(saved: dict[str, Any], now: dict[str, Any], *, at_border:
 
 
 def _check_sum(state: Mapping[str, Any]) -> str:
-    """A digest of the numbers of a state, so that a damaged one is noticed; its pipeline is compared word for word."""
-    numbers = [state[key] for key in ("epoch", "step", "batch", "turn", "lanes", "items", "seed", "index")]
-    return hashlib.blake2b(json.dumps(numbers, default=repr).encode(), digest_size=8).hexdigest()
+    """A digest of a state, so that a damaged one is noticed."""
+    parts = [state[key] for key in ("epoch", "step", "batch", "turn", "lanes", "items", "seed", "index", "pipeline")]
+    return hashlib.blake2b(json.dumps(parts, default=repr).encode(), digest_size=8).hexdigest()

@@ -142,7 +142,7 @@ class Bucket(BatchingStage):
         group: Batches of like length that follow each other, at least 1. With a number of ranks that divides it, the
             ranks' batches of one step are of like length, so that none waits for another; the order is the same for
             any number of ranks. Some batches of a block are split so that groups are whole; only where a block has
-            fewer samples than that takes, its last group is not.
+            fewer samples than that takes, its last group is not, and the steps after it straddle groups.
     """
 
     measure: str
@@ -184,17 +184,9 @@ class Bucket(BatchingStage):
         in_turn = sorted((sorted(group, key=self._turn(rows)) for group in groups), key=self._first_turn(rows))
         return [rows[np.sort(members)] for group in in_turn for members in group]
 
-    def neighbours(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> list[Rows]:
-        """Rows of the batch whose longest is nearest below that of this one. For the shortest batch: its own
-        rows, then those of the batch next above it."""
+    def by_length(self, block: pa.Table, batches: Sequence[Rows]) -> Rows | None:
         column = np.asarray(block[self.measure].to_numpy(), dtype=np.float64)
-        longest = np.array([column[rows].max() for rows in batches])
-        others = [number for number in range(len(batches)) if number != batch]
-        below = [number for number in others if longest[number] <= longest[batch]]
-        if below:
-            return [batches[max(below, key=lambda number: longest[number])]]
-        above = [batches[min(others, key=lambda number: longest[number])]] if others else []
-        return [batches[batch], *above]
+        return np.argsort([-column[rows].max() for rows in batches], kind="stable").astype(np.int64)
 
     @staticmethod
     def _turn(rows: Rows) -> Callable[[Rows], int]:

@@ -107,6 +107,8 @@ class Mix:
     block_rows: int = field(default=BLOCK_ROWS, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sources, Sequence) or isinstance(self.sources, str):
+            raise ConfigError("Mix: sources must be one or more TarShards, in a list.")
         object.__setattr__(self, "sources", tuple(self.sources))
         object.__setattr__(self, "weights", _numbers(self.weights))
         if not self.sources or not all(isinstance(source, TarShards) for source in self.sources):
@@ -216,9 +218,13 @@ Source = TarShards | Mix | Items
 
 def _numbers(weights: Any) -> Any:
     """Weights as floats, so that 3 and 3.0 are one identity."""
+    if hasattr(weights, "tolist"):  # an array, or a number of numpy
+        weights = weights.tolist()
     if isinstance(weights, Sequence) and not isinstance(weights, str):
         return tuple(_numbers(weight) for weight in weights)
-    return float(weights) if isinstance(weights, int) else weights
+    if isinstance(weights, bool) or not isinstance(weights, int | float):
+        raise ConfigError(f"Mix: weights must be a sequence of numbers, or one for each epoch, got {weights!r} in it.")
+    return float(weights)
 
 
 def _check_blocks(what: str, lanes: int, block_rows: int) -> None:

@@ -124,10 +124,9 @@ class BatchingStage(Stage, abc.ABC):
         """Batches that a block of so many rows gives; None if it depends on more than their number."""
         return None
 
-    def neighbours(self, block: pa.Table, batches: Sequence[Rows], batch: int, chance: Chance) -> list[Rows]:
-        """Rows of a block that can stand in for bad samples of a batch, the best first: those of another, drawn."""
-        others = [number for number in range(len(batches)) if number != batch]
-        return [batches[others[chance.draws("neighbour", batch).integer(len(others))] if others else batch]]
+    def by_length(self, block: pa.Table, batches: Sequence[Rows]) -> Rows | None:
+        """The numbers of the batches of a block, longest first; None where the stage knows no lengths."""
+        return None
 
     @abc.abstractmethod
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:

@@ -21,6 +21,9 @@ def main() -> int:
     parser.add_argument("target", metavar="module:name", help="a factory or a Contract, importable from here")
     parser.add_argument("--law", action="append", metavar="NAME", help="only this law; may be repeated")
     parser.add_argument("--timeout-s", type=float, default=60.0, help="seconds a run may take (default 60)")
+    parser.add_argument(
+        "--grace-s", type=float, default=20.0, help="seconds to wait for what a run leaves (default 20)"
+    )
     parser.add_argument("--fresh", action="store_true", help="a new interpreter for each run, instead of a fork")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args()
@@ -29,6 +32,7 @@ def main() -> int:
             options.target,
             laws=options.law,
             timeout_s=options.timeout_s,
+            grace_s=options.grace_s,
             start="fresh" if options.fresh else "fork",
             progress=None if options.json else _show,
         )

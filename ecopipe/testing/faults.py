@@ -56,16 +56,16 @@ def finished_leaves_nothing(lab: Lab) -> str:
     return _leaves_nothing(lab, lab.one(workers=worker_counts(lab)[-1], epochs=2, linger=True))
 
 
-def descriptors_do_not_grow(lab: Lab) -> str:
-    """Open file descriptors, over all processes of a run, do not grow from epoch to epoch."""
+def nothing_grows(lab: Lab) -> str:
+    """Open file descriptors and shared memory, over all processes of a run, do not grow from epoch to epoch."""
     seen = []
     for workers in worker_counts(lab):
-        counts = lab.one(workers=workers, epochs=EPOCHS).descriptors
-        last = counts[-RISING:]
-        if all(earlier < later for earlier, later in itertools.pairwise(last)):
-            raise Stop("fails", f"{workers} workers: {', '.join(map(str, counts))} after {EPOCHS} epochs")
-        seen.append(f"{counts[0]} to {counts[-1]}")
-    return f"{' and '.join(seen)} in {EPOCHS} epochs"
+        trace = lab.one(workers=workers, epochs=EPOCHS)
+        for counts, what in ((trace.descriptors, "descriptors"), (trace.segments, "names in /dev/shm")):
+            if all(earlier < later for earlier, later in itertools.pairwise(counts[-RISING:])):
+                raise Stop("fails", f"{workers} workers: {', '.join(map(str, counts))} {what} after {EPOCHS} epochs")
+        seen.append(f"{trace.descriptors[0]} to {trace.descriptors[-1]}")
+    return f"{' and '.join(seen)} descriptors in {EPOCHS} epochs"
 
 
 def damaged_sample(lab: Lab) -> str:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 from ecopipe.testing import processes
 from ecopipe.testing.report import Stop
@@ -34,7 +34,9 @@ class Trace:
     """What was seen of one trial.
 
     ``batches[e][t]`` are the keys of batch t of the e-th epoch, ``states[e][t]`` the state after it, ``boundaries[e]``
-    that after the epoch. ``end`` is how it ended; ``error`` and ``detail`` tell of it in a line and in full.
+    that after the epoch; ``descriptors[e]`` and ``segments[e]`` count what is open, and in shared memory, then.
+    ``shared`` are the names that stay in shared memory. ``end`` is how it ended; ``error`` and ``detail`` tell of it in
+    a line and in full.
     """
 
     trial: Trial
@@ -43,6 +45,7 @@ class Trace:
     boundaries: list[str] = field(default_factory=list)
     lengths: list[int | None] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)
     killed: list[int] = field(default_factory=list)
     skipped: int | None = None
@@ -80,6 +83,8 @@ class Lab:
     """
 
     def __init__(self, target: str, *, timeout_s: float, grace_s: float, start: Start = "fork") -> None:
+        if not processes.visible():
+            raise ConfigError("testing: what processes leave behind is read from /proc. Run it on Linux.")
         self._target, self._timeout_s, self.grace_s, self._start = target, timeout_s, grace_s, start
         self._mark = uuid.uuid4().hex
         self._folder = Path(tempfile.mkdtemp(prefix="eco-"))  # short: paths of sockets are at most 107 bytes
@@ -237,6 +242,7 @@ class _Nursery:
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        self._requests, self._replies = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         try:
             reply = self._reply()
             if "refused" in reply:
@@ -258,18 +264,15 @@ class _Nursery:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._requests.close()
+        self._replies.close()
 
     def _ask(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
 
     def _reply(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._replies.readline()
         if not line:
             said = self._log.read_text(errors="replace").strip().splitlines()[-1:]
             raise ConfigError(f"testing: the process that imported the loader's modules ended: {''.join(said)}")
@@ -291,6 +294,7 @@ def _note(trace: Trace, event: dict[str, Any]) -> None:
         trace.boundaries.append(event["boundary"])
     elif "descriptors" in event:
         trace.descriptors.append(event["descriptors"])
+        trace.segments.append(event["segments"])
     elif "shared" in event:
         trace.shared |= set(event["shared"])
     elif "killed" in event:

@@ -17,6 +17,11 @@ _PROC = Path("/proc")
 _HOUSEKEEPERS = (b"resource_tracker",)  # they end by themselves, and no sample passes through them
 
 
+def visible() -> bool:
+    """Whether the kernel tells of processes here, as Linux does."""
+    return (_PROC / "self" / "environ").exists()
+
+
 def marked(mark: str) -> set[int]:
     """The processes of a check that are alive."""
     wanted = f"{MARK}={mark}".encode()

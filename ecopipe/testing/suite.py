@@ -30,7 +30,7 @@ _IN_ORDER: tuple[Law, ...] = (
     resume.elastic_exactly_once,
     resume.elastic_order,
     faults.damaged_sample,
-    faults.descriptors_do_not_grow,
+    faults.nothing_grows,
     faults.finished_leaves_nothing,
     faults.worker_killed,
     faults.killed_then_run_again,

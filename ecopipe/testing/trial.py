@@ -78,18 +78,18 @@ def perform(contract: Contract, trial: Trial, events: Path, mark: str) -> None:
     def emit(**event: Any) -> None:
         os.write(descriptor, json.dumps(event).encode() + b"\n")
 
-    def emit_shared() -> None:
+    def shared() -> list[str]:
         new = processes.shared_memory() - before
-        emit(shared=sorted(new - processes.held_by_others(new, mark)))
+        return sorted(new - processes.held_by_others(new, mark))
 
     try:
         loader = _make(contract, trial)
         try:
-            _iterate(contract, trial, loader, emit, emit_shared)
+            _iterate(contract, trial, loader, emit, shared)
         finally:
-            emit_shared()
+            emit(shared=shared())
             contract.close(loader)
-            emit_shared()
+            emit(shared=shared())
     except Exception as error:
         emit(error=_one_line(error), detail=traceback.format_exc())
     else:
@@ -108,15 +108,14 @@ def _make(contract: Contract, trial: Trial) -> Any:
     loader = make(rank=trial.rank, world_size=trial.world_size, workers=trial.workers, seed=SEED)
     if trial.states and contract.load is not None:
         states = [thaw(text) for text in trial.states]
-        if len(states) == trial.world_size:
-            state = states[trial.rank]
-        elif contract.redeal is not None:
-            state = contract.redeal(states, trial.rank, trial.world_size)
-        contract.load(loader, state)
+        if len(states) != trial.world_size and contract.redeal is not None:
+            contract.load(loader, contract.redeal(states, trial.rank, trial.world_size))
+        else:
+            contract.load(loader, states[trial.rank])
     return loader
 
 
-def _iterate(contract: Contract, trial: Trial, loader: Any, emit: Emit, emit_shared: Callable[[], None]) -> None:
+def _iterate(contract: Contract, trial: Trial, loader: Any, emit: Emit, shared: Callable[[], list[str]]) -> None:
     for number in range(trial.epoch, trial.epoch + trial.epochs):
         emit(epoch=number, length=_length(contract, loader))
         batches: Iterator[Any] = iter(contract.epoch(loader, number))
@@ -125,7 +124,7 @@ def _iterate(contract: Contract, trial: Trial, loader: Any, emit: Emit, emit_sha
             if trial.save and contract.save is not None:
                 emit(state=freeze(contract.save(loader)))
             if taken == trial.after and number == trial.epoch and trial.then:
-                emit_shared()
+                emit(shared=shared())
                 try:
                     _act(trial, emit)
                 except _Stopped:
@@ -136,7 +135,8 @@ def _iterate(contract: Contract, trial: Trial, loader: Any, emit: Emit, emit_sha
         gc.collect()
         if trial.save and contract.save is not None:
             emit(boundary=freeze(contract.save(loader)))
-        emit(descriptors=processes.descriptors({os.getpid(), *processes.descendants(os.getpid())}))
+        family = {os.getpid(), *processes.descendants(os.getpid())}
+        emit(descriptors=processes.descriptors(family), segments=len(shared()))
     if contract.skipped is not None:
         emit(skipped=contract.skipped(loader))
 

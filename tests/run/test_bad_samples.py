@@ -241,10 +241,11 @@ def test_a_sample_that_does_not_go_with_the_others_of_its_batch_is_bad(folder: P
     faults = {fault.key: fault for batch in batches if batch.place for fault in batch.place.faults}
     assert {key for batch in batches for key in batch["keys"]} | faults.keys() == frames.keys()
     assert {fault.stage for fault in faults.values()} == {"Collate"}
-    firsts = {row["key"] for row in listed(folder)[::8]}
-    assert not faults.keys() & firsts  # the others are measured by the first
-    assert faults.keys() & odd
-    assert faults.keys() - odd
+    keys = [row["key"] for row in listed(folder)]
+    for at in range(0, len(keys), 8):
+        batch = set(keys[at : at + 8])
+        few = min(batch & odd, batch - odd, key=len)
+        assert batch & faults.keys() == few or len(few) == 4
 
 
 def test_too_many_in_a_row_and_too_large_a_share_end_it(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecopipe.testing import Contract, check
+from ecopipe.testing import Contract, check, processes
 from ecopipe.testing.contract import resolve
 from ecopipe.vocabulary.errors import ConfigError
 
@@ -88,3 +88,9 @@ def test_modules_that_end_the_process_are_told(tmp_path: Path, monkeypatch: pyte
         check("deadly:train")
     with pytest.raises(ConfigError, match="its samples cannot be listed: OSError: no such folder. Mend"):
         check("listless:contract")
+
+
+def test_other_systems_than_linux_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    with pytest.raises(ConfigError, match="what processes leave behind is read from /proc. Run it on Linux."):
+        check(f"{TOYS}:sound")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,11 @@ TOYS = "tests.testing.toys"
 
 
 @pytest.fixture(autouse=True)
-def shared_memory_of_toys() -> Iterator[None]:
+def shared_memory_of_toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    own = Path(f"/dev/shm/ecopipe-toy-{uuid.uuid4().hex}")
+    monkeypatch.setenv(toys.SEGMENTS, str(own))
     yield
-    for left in Path("/dev/shm").glob("ecopipe-toy-*"):
+    for left in own.parent.glob(f"{own.name}-*"):
         left.unlink()
 
 
@@ -62,7 +65,12 @@ EVIDENCE = {
         "fails",
         "killed after batch 1: the epoch ends without an error, and 19 of 23 samples lost (s00, s02, s03 ...)",
     ),
-    "leaksadescriptor": ("descriptors_do_not_grow", "fails", "0 workers: 6, 7, 8, 9, 10, 11 after 6 epochs"),
+    "leaksadescriptor": ("nothing_grows", "fails", "0 workers: 6, 7, 8, 9, 10, 11 descriptors after 6 epochs"),
+    "leavessharedmemorytoitsend": (
+        "nothing_grows",
+        "fails",
+        "0 workers: 1, 2, 3, 4, 5, 6 names in /dev/shm after 6 epochs",
+    ),
     "leavesaprocess": ("killed_leaves_nothing", "fails", "left 1 s later, processes: 1"),
 }
 
@@ -107,7 +115,7 @@ def test_what_is_not_offered_is_no_failure() -> None:
         "exactly_once",
         "same_seed_same_order",
         "epochs_differ",
-        "descriptors_do_not_grow",
+        "nothing_grows",
         "finished_leaves_nothing",
         "killed_then_run_again",
         "killed_leaves_nothing",
@@ -133,6 +141,12 @@ def test_every_way_to_end_badly_is_a_result(toy: str, outcome: str, evidence: st
     timeout_s = 2 if outcome == "hangs" else 60
     (verdict,) = check(f"{TOYS}:{toy}", laws=["exactly_once"], timeout_s=timeout_s).verdicts
     assert (verdict.outcome, verdict.evidence) == (outcome, evidence)
+
+
+def test_an_epoch_too_short_to_resume_in_is_no_pass() -> None:
+    for verdict in check(f"{TOYS}:hasty", laws=["second_resume", "resume_at_every_step"]).verdicts:
+        assert verdict.outcome == "fails"
+        assert verdict.evidence == "an epoch has 5 steps; to resume in its midst it needs 6"
 
 
 def test_each_run_can_have_an_interpreter_of_its_own() -> None:

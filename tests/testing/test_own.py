@@ -33,7 +33,6 @@ def test_the_loader_keeps_its_contract() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("shards")
-@pytest.mark.parametrize("start", ["fork", "fresh"])
-def test_the_loader_keeps_every_law(start: str) -> None:
-    report = check(TARGET, start=start)  # type: ignore[arg-type]
+def test_the_loader_keeps_every_law() -> None:
+    report = check(TARGET)
     assert {verdict.law for verdict in report.verdicts if verdict.outcome == "pass"} == set(LAWS)

@@ -6,6 +6,7 @@ The sound one deals batches of a permutation to ranks as ecopipe does, from stat
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -25,6 +26,8 @@ SAMPLES = [f"s{number:02d}" for number in range(23)]
 BATCH = 2
 BAD = SAMPLES[9]
 KILLED = "the worker is gone"
+SEGMENTS = "ECOPIPE_TESTS_SEGMENTS"
+"""The variable of the environment that says how names of shared memory begin."""
 
 multiprocessing.set_start_method("fork", force=True)
 
@@ -329,17 +332,36 @@ class DeliversDamage(Toy):
         return super().deliver(batches)
 
 
-@breaks("descriptors_do_not_grow")
+@breaks("nothing_grows")
 class LeaksADescriptor(Toy):
     def epoch(self, number: int) -> Iterator[list[str]]:
         os.open(os.devnull, os.O_RDONLY)
         return super().epoch(number)
 
 
+@breaks("nothing_grows", "killed_leaves_nothing")
+class LeavesSharedMemoryToItsEnd(Toy):
+    """A segment an epoch, all of them removed by ``close``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.segments: list[str] = []
+
+    def epoch(self, number: int) -> Iterator[list[str]]:
+        self.segments.append(f"{os.environ[SEGMENTS]}-{os.getpid()}-{number}")
+        os.close(os.open(self.segments[-1], os.O_CREAT | os.O_WRONLY))
+        return super().epoch(number)
+
+    def close(self) -> None:
+        super().close()
+        for name in self.segments:
+            os.unlink(name)
+
+
 @breaks("finished_leaves_nothing", "killed_leaves_nothing")
 class LeavesSharedMemory(Toy):
     def epoch(self, number: int) -> Iterator[list[str]]:
-        os.close(os.open(f"/dev/shm/ecopipe-toy-{os.getpid()}", os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(f"{os.environ[SEGMENTS]}-{os.getpid()}", os.O_CREAT | os.O_WRONLY))
         return super().epoch(number)
 
 
@@ -427,6 +449,7 @@ class NeverExits(Toy):
 
 
 endless, dies, exits, neverexits = contract(Endless), contract(Dies), contract(Exits), contract(NeverExits)
+hasty = replace(sound, epoch=lambda loader, number: itertools.islice(loader.epoch(number), 5))
 undeclared = Contract(make=Toy, keys=list, epoch=lambda loader, number: loader.epoch(number), length=None)
 bare = replace(sound, save=None, load=None, redeal=None, length=None, damaged=None, workers=False, ranks=False)
 not_a_loader = 3
