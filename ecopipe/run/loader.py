@@ -186,8 +186,8 @@ class Loader:
             raise RuntimeError("loader: is closed. Make another one.")
         if (now := ranks.who_am_i(*self._given_rank)) != (self.rank, self.world_size):
             raise ConfigError(
-                f"loader: was made as rank {self.rank} of {self.world_size}, and this process is rank {now[0]} of {now[1]} "
-                "now. Make it after torch.distributed is initialised (in Lightning: in train_dataloader)."
+                f"loader: was made as rank {self.rank} of {self.world_size}, and this process is now rank {now[0]} of "
+                f"{now[1]}. Make it after torch.distributed is initialised (in Lightning: in train_dataloader)."
             )
         if not self._resume:
             self._taken = Taken(self.epoch + 1) if self._is_over() else self._taken.border

@@ -25,6 +25,7 @@ from ecopipe.stages.plan import Batch, Bucket, Shuffle
 from ecopipe.stages.source import TarShards
 from ecopipe.vocabulary.errors import DataError, OutputError, SampleError, ShardError
 from ecopipe.vocabulary.sample import Batch as Delivered
+from ecopipe.vocabulary.sample import Sample
 
 SPLIT = "train-clean-100"
 
@@ -227,7 +228,7 @@ def test_a_stage_that_fails_makes_a_bad_sample_too(folder: Path, tmp_path: Path)
 
 
 def shorten_shape(sample: np.ndarray) -> np.ndarray:
-    return sample.reshape(1, -1) if len(sample) % 3 == 0 else sample
+    return sample[:300].reshape(3, 100) if len(sample) % 3 == 0 else sample
 
 
 def test_a_sample_that_does_not_go_with_the_others_of_its_batch_is_bad(folder: Path) -> None:
@@ -251,7 +252,9 @@ def test_a_sample_that_does_not_go_with_the_others_of_its_batch_is_bad(folder: P
 def test_too_many_in_a_row_and_too_large_a_share_end_it(folder: Path, tmp_path: Path) -> None:
     flip(folder, 24)
     quarantine = tmp_path / "bad.jsonl"
-    with pytest.raises(SampleError, match="all 4 samples of its batch are bad, and those that could stand in"):
+    with pytest.raises(
+        SampleError, match="All 4 samples of its batch are bad, and those that could stand in. Mend the"
+    ):
         stream(speech(folder, BadSamples("skip", max_share=1)))
     flip(folder, 12)  # twice is mended
     policy = BadSamples("substitute", max_share=1, max_consecutive=1)
@@ -292,3 +295,54 @@ def test_a_quarantine_that_cannot_be_written_is_said_at_once(folder: Path, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="a file stands where a folder is needed"):
         Loader(speech(folder, "skip"), quarantine=tmp_path / "file" / "bad.jsonl")
+
+
+def test_a_batch_of_nothing_but_bad_samples_is_filled_from_other_batches(folder: Path) -> None:
+    expected = planned_in_order(folder, 12)
+    bad = set(expected[0])
+    for policy in ("skip", "substitute"):
+        made = Pipeline(
+            TarShards(str(folder)), Batch(12), DecodeAudio(), Map(Refuse(bad), into=("audio",)), Collate("audio"),
+            bad_samples=BadSamples(policy, max_share=1),
+        )  # fmt: skip
+        first, second = stream(made)
+        assert second["keys"] == expected[1]
+        assert set(first["keys"]) <= set(expected[1])
+        assert len(first["keys"]) == (1 if policy == "skip" else 2)  # no more than could stand in
+        assert first.place is not None
+        assert [fault.key for fault in first.place.faults] == expected[0]
+
+
+class Refuse:
+    """Fails on some keys."""
+
+    def __init__(self, keys: set[str]) -> None:
+        self.keys = keys
+
+    def __call__(self, sample: Sample) -> dict[str, Any]:
+        if sample.key in self.keys:
+            raise ValueError("refused")
+        return {"audio": sample["audio"]}
+
+
+def planned_in_order(folder: Path, size: int) -> list[list[str]]:
+    keys = [row["key"] for row in listed(folder)]
+    return [keys[at : at + size] for at in range(0, len(keys), size)]
+
+
+def test_one_odd_sample_in_the_first_place_is_the_bad_one(folder: Path) -> None:
+    expected = planned_in_order(folder, 8)
+    made = Pipeline(
+        TarShards(str(folder)), Batch(8), DecodeAudio(), Map(Odd({expected[0][0]}), into=("audio",)), Collate("audio"),
+        bad_samples=BadSamples("skip", max_share=1),
+    )  # fmt: skip
+    batches = stream(made)
+    assert [batch["keys"] for batch in batches] == [expected[0][1:], *expected[1:]]
+
+
+class Odd(Refuse):
+    """Gives another shape for some keys."""
+
+    def __call__(self, sample: Sample) -> dict[str, Any]:
+        audio = sample["audio"]
+        return {"audio": audio[:300].reshape(3, 100) if sample.key in self.keys else audio}

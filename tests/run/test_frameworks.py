@@ -119,34 +119,6 @@ def test_torchs_distributed_checkpoint_holds_the_state_of_a_node(tmp_path: Path)
 # Lightning
 
 
-class Announced:
-    """A loader as Lightning knows torch's: told the epoch through ``sampler``, also between ``iter`` and ``next``."""
-
-    batch_sampler = None
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    @property
-    def sampler(self) -> Announced:
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.loader.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        yield from self.loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state)
-
-
 @pytest.fixture
 def fit(tmp_path: Path) -> Callable[..., list[Seen]]:
     """Trains under Lightning, and gives what was trained on; ``settings`` are those of its Trainer."""
@@ -173,7 +145,6 @@ def fit(tmp_path: Path) -> Callable[..., list[Seen]]:
         lose_at: int | None = None,
         save: dict[str, Any] | None = None,
         load: Path | None = None,
-        as_is: bool = False,
         **settings: Any,
     ) -> list[Seen]:
         saving = [] if save is None else [lightning.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, **save)]
@@ -188,12 +159,11 @@ def fit(tmp_path: Path) -> Callable[..., list[Seen]]:
         )
         module = Module(lose_at)
         with Loader(pipeline, workers=workers) as loader:
-            batches = loader if as_is else Announced(loader)
             if lose_at is None:
-                trainer.fit(module, batches, ckpt_path=load)
+                trainer.fit(module, loader, ckpt_path=load)
             else:
                 with pytest.raises(RuntimeError, match="the power is gone"):
-                    trainer.fit(module, batches, ckpt_path=load)
+                    trainer.fit(module, loader, ckpt_path=load)
         return module.trained
 
     return fit
@@ -250,9 +220,9 @@ def test_lightning_takes_the_loader_as_it_is(
     pipeline: Pipeline, tmp_path: Path, fit: Callable[..., list[Seen]]
 ) -> None:
     expected = trace(pipeline, epochs=3)
-    assert fit(pipeline, save={"save_on_train_epoch_end": True}, max_epochs=3, as_is=True) == expected
+    assert fit(pipeline, save={"save_on_train_epoch_end": True}, max_epochs=3) == expected
     for step, path in saved(tmp_path):
-        assert fit(pipeline, load=path, max_epochs=3, as_is=True) == expected[step:], f"after step {step}"
+        assert fit(pipeline, load=path, max_epochs=3) == expected[step:], f"after step {step}"
 
 
 # Accelerate

@@ -21,7 +21,18 @@ import pytest
 
 import ecopipe
 from ecopipe.formats.checks import checks_of
-from ecopipe.run.ledger import BEGIN, END, METADATA, SAMPLE, SCHEMA, Ledger, LedgerFile, ledger_files, read_ledger
+from ecopipe.run.ledger import (
+    BEGIN,
+    END,
+    METADATA,
+    SAMPLE,
+    SCHEMA,
+    Ledger,
+    LedgerFile,
+    Samples,
+    ledger_files,
+    read_ledger,
+)
 from ecopipe.vocabulary.errors import DataError, OutputError
 from ecopipe.vocabulary.sample import Fault, Place
 
@@ -88,8 +99,8 @@ def test_checks_that_are_known_are_entered_as_they_are(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, HEADER)
     samples = rows(("a", [1, 6]), ("b", [9]))
     ledger.add(Place(0, 0), samples)
-    ledger.add(Place(0, 1), samples, checks_of(samples["members"].combine_chunks()))
-    ledger.add(Place(0, 2), samples, np.array([3, 4], np.uint32))
+    ledger.add(Place(0, 1), Samples.of(samples, checks_of(samples["members"].combine_chunks())))
+    ledger.add(Place(0, 2), Samples.of(samples, np.array([3, 4], np.uint32)))
     ledger.close()
     assert read_ledger(tmp_path)["crc"].to_pylist() == [7, 9, 7, 9, 3, 4]
 

@@ -121,9 +121,9 @@ def test_an_epoch_of_another_kind_of_int_is_json_all_the_same(pipeline: Pipeline
 def test_set_epoch_while_iterating_ends_the_iterator(pipeline: Pipeline) -> None:
     with Loader(pipeline) as loader:
         unbegun = iter(loader)
-        loader.set_epoch(3)
-        with pytest.raises(RuntimeError, match="sent to another epoch"):
-            next(unbegun)
+        loader.set_epoch(3)  # as Lightning announces an epoch: after iter, before next
+        place = next(unbegun).place
+        assert place is not None and place.epoch == 3
         begun = iter(loader)
         next(begun)
         loader.set_epoch(1)

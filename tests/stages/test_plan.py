@@ -238,13 +238,10 @@ def test_a_group_of_one_is_the_order_without_groups_and_groups_come_at_random() 
     assert max(spread) <= 150 < 400 < max(ungrouped)
 
 
-def test_neighbours_are_of_another_batch_of_like_length_and_not_longer_unless_all_are() -> None:
+def test_batches_are_ranked_by_length_where_there_is_one() -> None:
     table = block(n=[10, 11, 50, 51, 90, 91])
-    batches = [np.array([4, 5]), np.array([0, 1]), np.array([2, 3])]
-    bucket = Bucket("n", max_count=2)
-    found = [[rows.tolist() for rows in bucket.neighbours(table, batches, number, CHANCE)] for number in range(3)]
-    assert found == [[[2, 3]], [[0, 1], [2, 3]], [[0, 1]]]  # the shortest has itself first, then what is next above
-    drawn = {tuple(Batch(2).neighbours(table, batches, 0, Chance(seed, 0, "Batch"))[0]) for seed in range(20)}
-    assert drawn == {(0, 1), (2, 3)}
-    for stage in (Batch(2), bucket):
-        assert [rows.tolist() for rows in stage.neighbours(table, batches[:1], 0, CHANCE)] == [[4, 5]]
+    batches = [np.array([2, 3]), np.array([4, 5]), np.array([0, 1])]
+    ranked = Bucket("n", max_count=2).by_length(table, batches)
+    assert ranked is not None
+    assert ranked.tolist() == [1, 0, 2]
+    assert Batch(2).by_length(table, batches) is None
