@@ -82,7 +82,7 @@ def _epochs(epochs: Sequence[EpochCount]) -> Table:
         *((name, [epoch.sources.get(name, 0) for epoch in epochs]) for name in sources),
     ]
     shown = [(heading, numbers) for at, (heading, numbers) in enumerate(columns) if at < 3 or any(numbers)]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)  # so that it fits into 80 columns
     for heading in ("epoch", *(heading for heading, _ in shown)):
         table.add_column(heading, justify="right")
     for epoch, *numbers in zip((epoch.epoch for epoch in epochs), *(numbers for _, numbers in shown), strict=True):

@@ -1,7 +1,7 @@
 """Messages of an Arrow IPC stream, told apart and made from parts.
 
-A message is ``ff ff ff ff``, the size of its metadata (int32), the metadata (a flatbuffer), and the body: the buffers of
-the columns. Of the metadata only what the format has fixed is looked at: Message (2: header, 3: size of the body),
+A message is ``ff ff ff ff``, the size of its metadata (int32), the metadata (a flatbuffer), and the body: the buffers
+of the columns. Of the metadata only what the format has fixed is looked at: Message (2: header, 3: size of the body),
 RecordBatch (2: place and size of each buffer).
 """
 
@@ -100,8 +100,9 @@ class Template:
         return np.frombuffer(self._body, np.int32, self._rows + 1, int(self._places[self._first[name] + 1, 0]))
 
     def message(self, texts: Sequence[tuple[str, Any]]) -> list[Any]:
-        """The message as parts, good until the next one: with the texts of some columns, one after the other (UTF-8)."""
-        parts, at = [self._head, self._body], len(self._body)
+        """The message in parts, good until the next one; the texts of a column are given joined, in UTF-8."""
+        parts: list[Any] = [self._head, self._body]
+        at = len(self._body)
         for name, text in texts:
             size = len(text)
             self._places[self._first[name] + 2] = at, size

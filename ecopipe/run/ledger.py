@@ -183,7 +183,7 @@ class _Page:
 
     def __init__(self, count: int, names: tuple[str, ...]) -> None:
         empty = pa.array([""] * count)
-        columns: dict[str, pa.Array] = {name: empty for name in names}
+        columns: dict[str, pa.Array] = dict.fromkeys(names, empty)
         for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
             if name not in columns:
                 nothing = pa.nulls(count, kind) if pa.types.is_string(kind) else pa.array([0] * count).cast(kind)

@@ -346,3 +346,61 @@ def test_an_epoch_without_a_batch_is_an_error(shards: Path) -> None:
 def test_a_pipeline_iterates_in_this_process(pipeline: Pipeline) -> None:
     assert [seen(batch) for batch in pipeline] == trace(pipeline)
     assert ecopipe.Loader is Loader
+
+
+def test_a_world_without_a_rank_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="the environment says WORLD_SIZE=2 and no RANK"):
+        Loader(pipeline)
+
+
+def test_a_loader_whose_rank_has_changed_since_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Loader(pipeline) as loader:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        with pytest.raises(ConfigError, match="was made as rank 0 of 1, and this process is now rank 1 of 2"):
+            iter(loader)
+
+
+def test_the_length_after_a_resume_counts_the_steps_before_it(pipeline: Pipeline) -> None:
+    with Loader(pipeline, rank=0, world_size=1) as loader:
+        assert len(list(itertools.islice(loader, 3))) == 3
+        assert len(loader) == 8
+        state = loader.state_dict()
+    with Loader(pipeline, rank=0, world_size=2) as loader:
+        loader.load_state_dict(state)
+        assert len(loader) == 3 + 3
+        assert len(list(loader)) == 3
+
+
+def test_who_counts_the_steps_and_never_asks_for_the_end_goes_on_to_the_next_epoch(pipeline: Pipeline) -> None:
+    expected = trace(pipeline, epochs=3)
+    with Loader(pipeline) as loader:
+        found = []
+        for _ in range(3):
+            batches = iter(loader)
+            found += [seen(next(batches)) for _ in range(len(loader))]
+    assert found == expected
+
+
+def test_an_iterator_that_is_never_asked_takes_no_place_away(pipeline: Pipeline) -> None:
+    whole = trace(pipeline)
+    with Loader(pipeline) as loader:
+        list(itertools.islice(loader, 3))
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        iter(loader)
+        assert [seen(batch) for batch in loader] == whole[3:]
+
+
+def test_a_state_is_its_receivers_own_and_its_damage_is_noticed(pipeline: Pipeline) -> None:
+    with Loader(pipeline) as loader:
+        next(iter(loader))
+        good = json.dumps(loader.state_dict())
+        state = loader.state_dict()
+        state["lanes"].clear()
+        assert json.dumps(loader.state_dict()) == good
+        for name in ("pipeline", "items", "lanes", "step"):
+            with pytest.raises(StateError, match="does not agree with its own checksum"):
+                loader.load_state_dict({**json.loads(good), name: "{}"})
