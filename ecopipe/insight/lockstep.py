@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ecopipe.insight.attempts import Attempt, Entry, Segment
 from ecopipe.insight.findings import Findings, Kind
 from ecopipe.plan.sequence import Planned
-from ecopipe.run.ledger import Samples
+from ecopipe.run.ledger import content
 from ecopipe.run.ranks import Tail
 
 _BEYOND = 1 << 62  # more than any batch's number
@@ -264,7 +264,7 @@ class Lockstep:
             self._note("twice", "delivered again, and not marked as a repeat", entry, step)
         if entry.step != step:
             self._note("step", "entered under another step's number", entry, step)
-        planned = Samples.of(turn.planned.rows()).columns()
+        planned = content(turn.planned.rows())
         exact = len(planned["key"])
         if not all(entry.rows.column(name).equals(column) for name, column in planned.items()):
             exact = self._differences(entry.rows, planned, step, entry)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import struct
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -27,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ecopipe.formats.arrow_stream import Template, message_size
 from ecopipe.formats.checks import checks_of
 from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import DataError
@@ -60,9 +60,10 @@ SCHEMA = pa.schema(
     ]
 )
 
-_TEXTS = ("key", "shard", "source")
-_NUMBERS = ("epoch", "step", "batch", "rank", "time_ns", "crc")
+_STRING = pa.string()
 _READ_BYTES = 1 << 18
+_MOST_METADATA = 1 << 20
+_CONTINUED = b"\xff\xff\xff\xff"
 
 
 class Ledger:
@@ -89,7 +90,7 @@ class Ledger:
         self._close = weakref.finalize(self, os.close, self._file)
         self._size = 0
         self._page = lru_cache(maxsize=64)(_Page)
-        self._write([SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize()])
+        self._write(SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize())
 
     def begin(self, epoch: int, batch: int, step: int) -> None:
         """An iteration begins: at the beginning of an epoch, or where a state was taken."""
@@ -99,17 +100,30 @@ class Ledger:
         """The epoch has ended, after so many batches and steps."""
         self._mark(END, epoch, batch, step)
 
-    def add(self, place: Place, samples: pa.Table | Samples) -> None:
+    def add(self, place: Place, rows: pa.Table, checks: npt.NDArray[np.uint32] | None = None) -> None:
         """Enters a batch that is about to be handed out.
 
         Args:
             place: The batch's place; its ``faults`` are entered as skipped or substituted samples.
-            samples: Its planned samples, in order, or their index rows.
+            rows: The index rows of its planned samples, in order: ``key``, ``shard``, ``members``, ``source`` if there
+                are several.
+            checks: :func:`ecopipe.formats.checks.checks_of` of the rows, where it is known: it is most of the work.
         """
-        entered = samples if isinstance(samples, Samples) else Samples.of(samples)
-        page = self._page(len(entered), entered.names)
-        parts = page.message(place, time.time_ns(), entered)
-        self._write(parts if not place.repeat and not place.faults else [_marked(b"".join(parts), place)])
+        count = rows.num_rows
+        known = checks_of(_joined(rows["members"])) if checks is None else checks
+        epoch, step, batch, rank, time_ns, crc = self._page(count).filled(place, time.time_ns(), known)
+        constant = _constant(count)
+        skipped, substitute = constant.no, constant.none
+        if place.faults:
+            left_out = {fault.position for fault in place.faults if fault.substitute is None}
+            in_place = {fault.position: fault.substitute for fault in place.faults}
+            skipped = pa.array([position in left_out for position in range(count)])
+            substitute = pa.array([in_place.get(position) for position in range(count)], pa.string())
+        repeat = pa.array([True] * count) if place.repeat else constant.no
+        key, shard, source = (_strings(rows, name) for name in ("key", "shard", "source"))
+        columns = [constant.events, epoch, step, batch, rank, constant.positions, key, shard, source, crc]
+        columns += [repeat, skipped, substitute, time_ns]
+        self._write(pa.RecordBatch.from_arrays(columns, schema=SCHEMA).serialize())
 
     def close(self) -> None:
         """Closes the file."""
@@ -119,108 +133,81 @@ class Ledger:
     def _mark(self, event: int, epoch: int, batch: int, step: int) -> None:
         row = dict.fromkeys(SCHEMA.names) | {"event": event, "epoch": epoch, "step": step, "batch": batch}
         row |= {"rank": self._rank, "time_ns": time.time_ns()}
-        self._write([pa.RecordBatch.from_pylist([row], schema=SCHEMA).serialize()])
+        self._write(pa.RecordBatch.from_pylist([row], schema=SCHEMA).serialize())
 
-    def _write(self, parts: Sequence[Any]) -> None:
-        """Writes a message by one call."""
-        size = sum(map(len, parts))
+    def _write(self, message: pa.Buffer) -> None:
         try:
-            written = os.writev(self._file, parts)
-            while written < size:  # a disk that is nearly full takes a part
-                written += os.write(self._file, b"".join(parts)[written:])
+            written = os.write(self._file, message)
+            while written < message.size:  # a disk that is nearly full takes a part
+                written += os.write(self._file, memoryview(message)[written:])
         except OSError:
             with explained(self.path):
                 if self._file != -1:
                     os.ftruncate(self._file, self._size)  # a torn message has its place at the end only
                 raise
-        self._size += size
+        self._size += message.size
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What the ledger says of the samples of a batch, whoever receives it.
+class _Constant:
+    """Columns that are alike in most batches of so many samples."""
 
-    ``texts`` holds string arrays by name: key, shard, and source if there are several; ``checks`` is uint32 [samples].
-    """
+    positions: pa.Array
+    events: pa.Array
+    no: pa.Array
+    none: pa.Array
 
-    texts: dict[str, pa.Array]
-    checks: npt.NDArray[np.uint32]
 
-    @classmethod
-    def of(cls, rows: pa.Table, checks: npt.NDArray[np.uint32] | None = None) -> Samples:
-        """What index rows say: their columns ``key``, ``shard``, ``members``, and ``source`` if it is there.
-
-        Args:
-            rows: The rows of a batch, in order.
-            checks: :func:`ecopipe.formats.checks.checks_of` of them where that is known: it is most of the work.
-        """
-        found = {name: _joined(rows[name]) for name in _TEXTS if name in rows.column_names}
-        texts = {
-            name: text if pa.types.is_string(text.type) else text.cast(pa.string()) for name, text in found.items()
-        }
-        return cls(texts, checks_of(_joined(rows["members"])) if checks is None else checks)
-
-    def __len__(self) -> int:
-        return len(self.checks)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the texts."""
-        return tuple(self.texts)
-
-    def columns(self) -> dict[str, pa.Array]:
-        """Its columns in the ledger."""
-        nothing = dict.fromkeys(_TEXTS, pa.nulls(len(self), pa.string()))
-        positions = np.arange(len(self), dtype=np.int32)
-        return {"position": pa.array(positions), **nothing, **self.texts, "crc": pa.array(self.checks)}
+@lru_cache(maxsize=256)
+def _constant(count: int) -> _Constant:
+    return _Constant(
+        pa.array(np.arange(count, dtype=np.int32)),
+        pa.array(np.full(count, SAMPLE, np.int8)),
+        pa.array(np.zeros(count, np.bool_)),
+        pa.nulls(count, pa.string()),
+    )
 
 
 class _Page:
-    """The message of a batch of so many samples: what differs from one batch to the next is written into it.
+    """The columns of numbers for batches of so many samples, written anew for each batch.
 
-    It is one ledger's own: ranks may be threads of one process.
+    That takes a fifth of the time of making new ones. It is one ledger's own: ranks may be threads of one process.
     """
 
-    def __init__(self, count: int, names: tuple[str, ...]) -> None:
-        empty = pa.array([""] * count)
-        columns: dict[str, pa.Array] = dict.fromkeys(names, empty)
-        for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
-            if name not in columns:
-                nothing = pa.nulls(count, kind) if pa.types.is_string(kind) else pa.array([0] * count).cast(kind)
-                columns[name] = nothing
-        self._template = Template(pa.RecordBatch.from_pydict(columns, SCHEMA))
-        self._template.numbers("position")[:] = np.arange(count)
-        self._numbers = [self._template.numbers(name) for name in _NUMBERS]
-        self._offsets = {name: self._template.offsets(name) for name in names}
+    def __init__(self, count: int) -> None:
+        kinds = (np.int32, np.int64, np.int64, np.int32, np.int64, np.uint32)
+        self._values = tuple(np.zeros(count, kind) for kind in kinds)
+        self._columns = tuple(pa.array(array) for array in self._values)  # they share the arrays' memory
 
-    def message(self, place: Place, time_ns: int, samples: Samples) -> list[Any]:
-        """The message of a batch, in parts, good until the next call."""
-        numbers = (place.epoch, place.step, place.number, place.rank, time_ns, samples.checks)
-        for array, value in zip(self._numbers, numbers, strict=True):
+    def filled(self, place: Place, time_ns: int, checks: npt.NDArray[np.uint32]) -> tuple[pa.Array, ...]:
+        """The columns epoch, step, batch, rank, time_ns and crc; good until the next call."""
+        numbers: tuple[Any, ...] = (place.epoch, place.step, place.number, place.rank, time_ns, checks)
+        for array, value in zip(self._values, numbers, strict=True):
             array[:] = value
-        texts = []
-        for name, array in samples.texts.items():
-            _, offsets, text = array.buffers()
-            bounds = np.frombuffer(offsets, np.int32, len(array) + 1, 4 * array.offset)
-            np.subtract(bounds, bounds[0], out=self._offsets[name])
-            texts.append((name, text[bounds[0] : bounds[-1]] if text is not None else b""))
-        return self._template.message(texts)
+        return self._columns
 
 
-def _marked(message: bytes, place: Place) -> pa.Buffer:
-    """A message with the marks of a batch that is a repeat, or holds bad samples."""
-    batch = pa.ipc.read_record_batch(pa.py_buffer(message), SCHEMA)
-    left_out = {fault.position for fault in place.faults if fault.substitute is None}
-    in_place = {fault.position: fault.substitute for fault in place.faults}
-    columns = dict(zip(SCHEMA.names, batch.columns, strict=True))
-    columns["repeat"] = pa.array([place.repeat] * batch.num_rows)
-    columns["skipped"] = pa.array([position in left_out for position in range(batch.num_rows)])
-    columns["substitute"] = pa.array([in_place.get(position) for position in range(batch.num_rows)], pa.string())
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMA).serialize()
+def content(rows: pa.Table) -> dict[str, pa.Array]:
+    """What the ledger holds of the samples of a batch, whoever receives it: the columns that the index decides."""
+    names = {name: _strings(rows, name) for name in ("key", "shard", "source")}
+    return {
+        "position": _constant(rows.num_rows).positions,
+        **names,
+        "crc": pa.array(checks_of(_joined(rows["members"]))),
+    }
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the former is four times as fast
+
+
+def _strings(rows: pa.Table, name: str) -> pa.Array:
+    """A column of strings; nulls where there is none."""
+    at = rows.schema.get_field_index(name)
+    if at < 0:
+        return _constant(rows.num_rows).none
+    joined = _joined(rows.column(at))
+    return joined if joined.type == _STRING else joined.cast(_STRING)
 
 
 class LedgerFile:
@@ -291,10 +278,7 @@ class LedgerFile:
                 raise DataError(f"{self.path}: cannot be read: {reason}. Name the ledger's folder or files.") from error
             ended, used = len(held) < want, 0
             while True:
-                try:
-                    length = message_size(held[used:])
-                except ValueError as error:
-                    raise self._damaged(at + used, str(error)) from error
+                length = self._length(held[used:], at + used)
                 if length == 0:  # the mark that a writer of the whole stream sets
                     return
                 if length is None or used + length > len(held):
@@ -304,6 +288,36 @@ class LedgerFile:
             want = _READ_BYTES if used else max(2 * want, length or 0)
             at += used
             self.torn = ended and used < len(held)
+
+    def _length(self, head: memoryview, at: int) -> int | None:
+        """Bytes of the message that begins so, 0 at the end of the stream; None if too little of it is there to tell.
+
+        A message is ``ff ff ff ff``, the size of its metadata (int32), the metadata (a flatbuffer, whose fourth field
+        is the size of the body, int64), and the body.
+        """
+        if head[:4] != _CONTINUED[: len(head)]:
+            raise self._damaged(at, "no message begins there")
+        if len(head) < 8:
+            return None
+        (size,) = struct.unpack_from("<i", head, 4)
+        if size == 0:
+            return 0
+        if not 8 <= size < _MOST_METADATA:
+            raise self._damaged(at, f"a message's metadata cannot have {size} bytes")
+        if len(head) < 8 + size:
+            return None
+        try:
+            (root,) = struct.unpack_from("<I", head, 8)
+            table = 8 + root
+            (back,) = struct.unpack_from("<i", head, table)
+            (known,) = struct.unpack_from("<H", head, table - back)
+            (field,) = struct.unpack_from("<H", head, table - back + 10) if known > 10 else (0,)
+            (body,) = struct.unpack_from("<q", head, table + field) if field else (0,)  # absent where there is none
+        except struct.error as error:
+            raise self._damaged(at, "a message's metadata is none") from error
+        if body < 0:
+            raise self._damaged(at, f"a message cannot have {body} bytes")
+        return int(8 + size + body)
 
     def _damaged(self, at: int, reason: str) -> DataError:
         return DataError(
