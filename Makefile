@@ -11,7 +11,7 @@ test: .venv/installed-test  ## Install what tests need, and run them
 	$(BIN)/pytest -n auto
 
 test-long: .venv/installed-test  ## The tests that take minutes
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long -n auto
 
 lint: .venv/installed-lint  ## ruff and mypy --strict
 	$(BIN)/ruff check .

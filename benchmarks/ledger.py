@@ -18,8 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shards", help="a folder of CIFAR-10 shards")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--size", type=int, default=256, help="samples per batch")
     settings = parser.parse_args()
-    pipeline = load(pipeline_file("cifar10"), {"source.path": settings.shards, "Batch.size": 64})
+    pipeline = load(pipeline_file("cifar10"), {"source.path": settings.shards, "Batch.size": settings.size})
     entering: list[float] = []
     add = Ledger.add
 
@@ -46,7 +47,7 @@ def main() -> None:
     ]
     print(f"| samples/s, median (range) | {' | '.join(cells)} |")
     print(
-        f"\nEntering a batch of 64 takes {statistics.median(entering) * 1e6:.0f} microseconds; all of them are "
+        f"\nEntering a batch takes {statistics.median(entering) * 1e6:.0f} microseconds; all of them are "
         f"{spent / total:.2%} of the epoch's {total:.2f} s."
     )
 

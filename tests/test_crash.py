@@ -24,7 +24,7 @@ from ecopipe.datasets.shards import verify_folder
 from ecopipe.formats.index import FILE_NAME
 
 LIMIT_S = 60
-MANY = int(os.environ.get("ECOPIPE_KILLS", "12"))
+MANY = int(os.environ.get("ECOPIPE_KILLS", "6"))
 
 
 def start(*words: object) -> subprocess.Popen[str]:
