@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from ecopipe.formats.checks import checks_of
 from ecopipe.storage.publish import explained
-from ecopipe.vocabulary.errors import DataError
+from ecopipe.vocabulary.errors import DataError, OutputError
 from ecopipe.vocabulary.sample import Place
 
 VERSION = 1
@@ -90,7 +90,13 @@ class Ledger:
         self._close = weakref.finalize(self, os.close, self._file)
         self._size = 0
         self._page = lru_cache(maxsize=64)(_Page)
-        self._write(SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize())
+        self._mixed: bool | None = None
+        try:
+            self._write(SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize())
+        except OutputError:
+            self.close()
+            self.path.unlink()
+            raise
 
     def begin(self, epoch: int, batch: int, step: int) -> None:
         """An iteration begins: at the beginning of an epoch, or where a state was taken."""
@@ -120,7 +126,10 @@ class Ledger:
             skipped = pa.array([position in left_out for position in range(count)])
             substitute = pa.array([in_place.get(position) for position in range(count)], pa.string())
         repeat = pa.array([True] * count) if place.repeat else constant.no
-        key, shard, source = (_strings(rows, name) for name in ("key", "shard", "source"))
+        if self._mixed is None:
+            self._mixed = "source" in rows.column_names  # of one batch as of all
+        source = _joined(rows["source"]) if self._mixed else constant.none
+        key, shard = _joined(rows["key"]), _joined(rows["shard"])
         columns = [constant.events, epoch, step, batch, rank, constant.positions, key, shard, source, crc]
         columns += [repeat, skipped, substitute, time_ns]
         self._write(pa.RecordBatch.from_arrays(columns, schema=SCHEMA).serialize())

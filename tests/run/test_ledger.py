@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pytest
 
 import ecopipe
+from ecopipe.formats.checks import checks_of
 from ecopipe.run.ledger import BEGIN, END, METADATA, SAMPLE, SCHEMA, Ledger, LedgerFile, ledger_files, read_ledger
 from ecopipe.vocabulary.errors import DataError, OutputError
 from ecopipe.vocabulary.sample import Fault, Place
@@ -80,6 +82,39 @@ def test_the_crc_of_a_sample_is_that_of_its_own_members_wherever_others_have_non
     ledger.add(Place(0, 0), table.slice(1, 2))
     ledger.close()
     assert read_ledger(tmp_path)["crc"].to_pylist() == [0, 0, 0, 10, 10, 0, 0, 10]
+
+
+def test_checks_that_are_known_are_entered_as_they_are(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, HEADER)
+    samples = rows(("a", [1, 6]), ("b", [9]))
+    ledger.add(Place(0, 0), samples)
+    ledger.add(Place(0, 1), samples, checks_of(samples["members"].combine_chunks()))
+    ledger.add(Place(0, 2), samples, np.array([3, 4], np.uint32))
+    ledger.close()
+    assert read_ledger(tmp_path)["crc"].to_pylist() == [7, 9, 7, 9, 3, 4]
+
+
+def test_ranks_may_be_threads_of_one_process(tmp_path: Path) -> None:
+    samples = rows(*((f"{at}", [at]) for at in range(50)))
+
+    def work(rank: int) -> None:
+        ledger = Ledger(tmp_path, HEADER | {"rank": rank})
+        for number in range(400):
+            ledger.add(Place(rank, number, step=number + rank, rank=rank), samples)
+        ledger.close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    for rank, path in enumerate(ledger_files(tmp_path)):
+        found = read_ledger(path)
+        assert found["epoch"].unique().to_pylist() == found["rank"].unique().to_pylist() == [rank]
+        assert found["batch"].to_pylist() == [number for number in range(400) for _ in range(50)]
+        assert found["step"].to_pylist() == [number + rank for number in range(400) for _ in range(50)]
 
 
 def test_every_loader_has_a_file_of_its_own_with_a_header(tmp_path: Path) -> None:
@@ -226,6 +261,15 @@ def test_a_full_disk_is_told_and_the_ledger_goes_on_when_there_is_room(small_dis
     ledger.add(Place(0, entered), rows(("a", [1])))
     ledger.close()
     assert read_ledger(small_disk)["batch"].to_pylist() == [n for n in range(entered) for _ in range(20)] + [entered]
+
+
+def test_a_disk_without_room_for_a_header_is_left_without_a_file(small_disk: Path) -> None:
+    with contextlib.suppress(OSError), (small_disk / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OutputError, match="no space left on the device"):
+        Ledger(small_disk, HEADER)
+    assert os.listdir(small_disk) == ["filling"]
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_streams(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ NAME = "lhotse"
 PACKAGES = ("lhotse",)
 CONFIGURATION = (
     "`DynamicBucketingSampler(max_cuts=12, num_buckets=3, shuffle=True, seed=)` in `DataLoader(dataset, sampler=, "
-    "batch_size=None)`, the map-style use whose sampler can be saved; its documentation says that with workers the "
+    "batch_size=None)`, the map-style use whose sampler can be saved; its authors say that with workers the "
     "state is ahead by what was prefetched"
 )
 RATE_HZ = 8000

@@ -22,7 +22,8 @@ PACKAGES = ("mosaicml-streaming",)
 CONFIGURATION = (
     "`StreamingDataset(shuffle=True, shuffle_seed=, batch_size=12 // ranks)` in a `StreamingDataLoader`: the global "
     "batch is the same for any number of ranks, as its elastic determinism asks for; `clean_stale_shared_memory()` "
-    "before each run; rank 0's state when the number of ranks changes. It repeats samples until the ranks are equal"
+    "before each run; rank 0's state when the number of ranks changes. It repeats samples, unmarked, until the ranks "
+    "are equal"
 )
 
 

@@ -21,8 +21,8 @@ NAME = "webdataset"
 PACKAGES = ("webdataset",)
 CONFIGURATION = (
     "`WebDataset(shardshuffle=7, detshuffle=True, seed=, nodesplitter=split_by_node)`, `wds.detshuffle`, `.decode()`, "
-    "`.batched(12)` in a `WebLoader(persistent_workers=True)`; it has no state. With `resampled=True` and `with_epoch` "
-    "the ranks would make equal steps, and samples would no longer come once"
+    "`.batched(12)` in a `WebLoader(persistent_workers=True)`; it has no state. An exact epoch "
+    "is asked for, not `resampled=True`"
 )
 
 
