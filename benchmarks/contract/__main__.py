@@ -1,8 +1,8 @@
 """Runs the laws of ``ecopipe.testing`` on ecopipe and its peers, and writes the table of who passes what.
 
 ``python -m benchmarks.contract`` takes about half an hour on two cores. First install
-``benchmarks/contract/requirements.txt``: a loader that is not installed is left out, and the run says so. ``--only NAME``
-runs one, and keeps the others' results.
+``benchmarks/contract/requirements.txt``: a loader that is not installed is left out, and the run says so. ``--only
+NAME`` runs one, and keeps the others' results.
 """
 
 from __future__ import annotations

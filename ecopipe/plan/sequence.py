@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from ecopipe.formats.checks import checks_of
 from ecopipe.plan.blocks import Lane, Rows, Slice
 
 
@@ -61,6 +64,15 @@ class Block:
         """The index rows at some positions."""
         return self._table.take(pa.array(positions))
 
+    @cached_property
+    def _checks(self) -> npt.NDArray[np.uint32]:
+        return checks_of(self._table["members"].combine_chunks())
+
+    def checks(self, positions: Rows) -> npt.NDArray[np.uint32]:
+        """The checks of the samples at some positions, uint32; they are worked out once for the whole block."""
+        found: npt.NDArray[np.uint32] = self._checks[positions]
+        return found
+
     @property
     def planned(self) -> pa.Table:
         """The columns that the batches were planned on, of all rows."""
@@ -79,6 +91,10 @@ class Planned:
     def rows(self) -> pa.Table:
         """The index rows of its samples, in order."""
         return self.block.rows(self.block.batches[self.batch])
+
+    def checks(self) -> npt.NDArray[np.uint32]:
+        """The checks of its samples, in order: :func:`ecopipe.formats.checks.checks_of`."""
+        return self.block.checks(self.block.batches[self.batch])
 
 
 class _Reader:

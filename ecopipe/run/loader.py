@@ -17,7 +17,7 @@ from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
-from ecopipe.plan.sequence import sequence
+from ecopipe.plan.sequence import Planned, sequence
 from ecopipe.run import ranks, state
 from ecopipe.run.device import on_device, resolve
 from ecopipe.run.ledger import Ledger
@@ -31,9 +31,10 @@ from ecopipe.vocabulary.sample import Batch, Place
 
 @dataclass(frozen=True)
 class _Issued:
-    """What is kept of a batch until it is handed out: what will have been taken then, and its index rows."""
+    """What is kept of a batch until it is handed out: what will have been taken then, its plan and its index rows."""
 
     taken: Taken
+    planned: Planned
     rows: pa.Table
 
 
@@ -230,7 +231,7 @@ class Loader:
             if batch.place is not None:
                 self._quarantine.enter(batch.place)
                 if self._ledger is not None:
-                    self._ledger.add(batch.place, issued.rows)
+                    self._ledger.add(batch.place, issued.rows, issued.planned.checks())
             self._taken = self._issued.popleft().taken
             yield batch
         self._check_turn(turn)
@@ -334,6 +335,7 @@ def _make_tasks(
         shards = tuple(rows["shard"].to_pylist())
         place = Place(began.epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
         items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
-        issued.append(_Issued(replace(began, cursor=step.after, step=step.step + 1, items=items), rows))
+        taken = replace(began, cursor=step.after, step=step.step + 1, items=items)
+        issued.append(_Issued(taken, planned, rows))
         spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
         yield make_task(rows, place, seed, reads, spares)
