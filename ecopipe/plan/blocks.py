@@ -117,11 +117,6 @@ class Lane:
         self._block_rows, self._multiple = block_rows, multiple
 
     @property
-    def rows(self) -> float:
-        """Rows in the lane; infinite if it never ends."""
-        return math.inf if self._mixture.total is None else self._mixture.total
-
-    @property
     def blocks(self) -> float:
         """Blocks in the lane; infinite if it never ends."""
         return math.inf if self._mixture.total is None else -(-self._mixture.total // self._block_rows)
