@@ -99,7 +99,7 @@ def kill_sharding(raw: Path, out: Path, chance: random.Random) -> None:
     kill_when(process, lambda: out.exists() and bool(leftovers(out)), chance.random() * 0.25)
     for split in out.glob("[a-z]*/"):
         assert sum(shard_rows(split)) == 600
-        assert list(verify_folder(str(split))) == []
+        assert verify_folder(str(split)).problems == []
     run("shard", "imdb", raw, out, "--max-count", 50, "--overwrite")
     assert leftovers(out) == []
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "test", "train"]
