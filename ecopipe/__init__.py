@@ -38,7 +38,7 @@ _HOME = {
     "Normalize": "ecopipe.stages.image",
     "Collate": "ecopipe.stages.collate",
     "LogMel": "ecopipe.stages.spectral",
-    "SpecAugment": "ecopipe.stages.spectral",
+    "SpecAugment": "ecopipe.stages.masking",
     "Map": "ecopipe.stages.foreign",
     "OnDevice": "ecopipe.stages.foreign",
     "EcopipeError": "ecopipe.vocabulary.errors",

@@ -14,9 +14,10 @@ from ecopipe.stages.audio import DecodeAudio, Resample
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map, OnDevice
 from ecopipe.stages.image import DecodeImage, Normalize
+from ecopipe.stages.masking import SpecAugment
 from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
 from ecopipe.stages.source import Mix, TarShards
-from ecopipe.stages.spectral import LogMel, SpecAugment
+from ecopipe.stages.spectral import LogMel
 from ecopipe.stages.stage import REGISTRY
 from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
 

@@ -19,6 +19,7 @@ LAYERS = {
     "storage": 1,
     "datasets": 2,
     "plan": 3,
+    "signal": 3,
     "stages": 4,
     "pipeline": 5,
     "run": 6,

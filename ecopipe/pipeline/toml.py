@@ -12,7 +12,8 @@
     stage = "Batch"
     size = 256
 
-Keys are the fields of the classes; only registered stages can be named. An override ``source.path=...`` or
+Keys are the fields of the classes; only registered stages can be named. ``preset = "..."`` gives a stage the settings of
+one of its presets, which further keys replace. An override ``source.path=...`` or
 ``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
 
 A mixture is a source with ``sources``, whose names are those that overrides know::
@@ -45,7 +46,7 @@ import tomli_w
 from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.stages import audio, collate, foreign, image, plan, spectral, text  # noqa: F401 - fills the registry
+from ecopipe.stages import audio, collate, foreign, image, masking, plan, spectral, text  # noqa: F401 - fills the registry
 from ecopipe.stages.source import Mix, Source, TarShards
 from ecopipe.stages.stage import REGISTRY, Stage
 from ecopipe.vocabulary.errors import ConfigError, nearest
@@ -179,12 +180,21 @@ def _stage(table: dict[str, Any], number: int, where: str) -> Stage:
         raise ConfigError(f"{place}: has no 'stage' key that says what it is. {nearest('', REGISTRY)}")
     if kind not in REGISTRY:
         raise ConfigError(f"{place}: unknown stage {kind!r}. {nearest(kind, REGISTRY)}")
-    stage = _build(
-        REGISTRY[kind], {name: value for name, value in table.items() if name != "stage"}, f"{place}, {kind}"
-    )
+    settings_ = {name: value for name, value in table.items() if name not in ("stage", "preset")}
+    stage = _build(REGISTRY[kind], _preset(kind, table.get("preset"), place) | settings_, f"{place}, {kind}")
     if not isinstance(stage, Stage):
         raise ConfigError(f"{place}: {kind} is no stage.")
     return stage
+
+
+def _preset(kind: str, name: Any, place: str) -> dict[str, Any]:
+    presets = REGISTRY[kind].presets
+    if name is None:
+        return {}
+    if not isinstance(name, str) or name not in presets:
+        known = nearest(str(name), presets) if presets else "It has none."
+        raise ConfigError(f"{place}, {kind}: unknown preset {name!r}. {known}")
+    return dict(presets[name])
 
 
 def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:

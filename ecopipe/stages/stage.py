@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ecopipe.vocabulary.errors import ConfigError
+from ecopipe.vocabulary.errors import ConfigError, nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from typing_extensions import Self
 
     from ecopipe.plan.blocks import Slices
 
@@ -63,11 +64,26 @@ class Stage:
 
     name: str = ""
     title: ClassVar[str] = "stage"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith("ecopipe.stages.") and cls.__module__ != __name__ and cls.__name__[0] != "_":
             REGISTRY[cls.__name__] = cls
+
+    @classmethod
+    def preset(cls, preset: str, **settings: Any) -> Self:
+        """The stage with the settings of a preset, other settings replaced: in TOML the key ``preset``.
+
+        A preset is only a set of settings: ``LogMel.preset("torchaudio") == LogMel()``.
+
+        Raises:
+            ConfigError: The stage has no preset of that name.
+        """
+        if preset not in cls.presets:
+            found = nearest(preset, cls.presets) if cls.presets else "It has none."
+            raise ConfigError(f"{cls.__name__}: unknown preset {preset!r}. {found}")
+        return cls(**{**cls.presets[preset], **settings})
 
     @property
     def label(self) -> str:

@@ -13,9 +13,10 @@ from ecopipe.stages.audio import DecodeAudio, Resample
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map
 from ecopipe.stages.image import DecodeImage, Normalize
+from ecopipe.stages.masking import SpecAugment
 from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
 from ecopipe.stages.source import TarShards
-from ecopipe.stages.spectral import LogMel, SpecAugment
+from ecopipe.stages.spectral import LogMel
 from ecopipe.stages.text import TokenizeBasicEnglish
 from ecopipe.vocabulary.errors import ConfigError
 

@@ -1,0 +1,1 @@
+"""Signal processing on tensors: framing, filters, spectra, resampling. It knows no stages."""
