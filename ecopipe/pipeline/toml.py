@@ -12,8 +12,8 @@
     stage = "Batch"
     size = 256
 
-Keys are the fields of the classes; only registered stages can be named. ``preset = "..."`` gives a stage the settings of
-one of its presets, which further keys replace. An override ``source.path=...`` or
+Keys are the fields of the classes; only registered stages can be named. ``preset = "..."`` gives a stage the settings
+of one of its presets, which further keys replace. An override ``source.path=...`` or
 ``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
 
 A mixture is a source with ``sources``, whose names are those that overrides know::

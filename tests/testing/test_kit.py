@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,18 @@ TOYS = "tests.testing.toys"
 
 
 @pytest.fixture(autouse=True)
-def shared_memory_of_toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def shared_memory_of_toys(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Names of its own; and a toy that leaves some has the machine's shared memory to itself among these tests."""
     own = Path(f"/dev/shm/ecopipe-toy-{uuid.uuid4().hex}")
     monkeypatch.setenv(toys.SEGMENTS, str(own))
-    yield
-    for left in own.parent.glob(f"{own.name}-*"):
-        left.unlink()
+    alone = "sharedmemory" in request.node.name
+    with (tmp_path_factory.getbasetemp().parent / "shared-memory.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+        for left in own.parent.glob(f"{own.name}-*"):
+            left.unlink()
 
 
 @pytest.mark.parametrize("law", ["exactly_once", "elastic_order"])
