@@ -6,59 +6,86 @@ padded batches, padding and all: for speed there are :mod:`ecopipe.signal.spectr
 
 from __future__ import annotations
 
+import functools
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecopipe.signal.framing import places
 from ecopipe.signal.spectra import Recipe, transform
 from ecopipe.signal.windows import window
 
 
-def dense(audio: Tensor, lengths: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
-    """Features of a padded batch: float64 [B, frames of T, width], and the log energy [B, frames of T] or None.
+class Dense(nn.Module):
+    """Features of a padded batch: float64 [B, frames of T, width], the log energy before the rest if it is wanted.
 
-    Frames behind a sample's own (``recipe.framing.frames_of(lengths)``) hold anything finite.
+    Called with ``audio`` float32 or int16 [B, T] (int16 is taken as x / 32768) and ``lengths`` int64 [B], the true
+    samples of each. Frames behind a sample's own (``recipe.framing.frames_of(lengths)``) hold anything finite.
 
     Args:
-        audio: float32 or int16 [B, T]; int16 is taken as x / 32768.
-        lengths: int64 [B], the true samples of each.
         recipe: What to make.
+        device: Where.
     """
-    framing = recipe.framing
-    batch, width = audio.shape
-    count = framing.frames(width)
-    at = torch.arange((count - 1) * framing.hop + framing.length if count else 0, device=audio.device) + framing.first
-    whole = lengths.clamp_min(framing.pad_to)[:, None]
-    found = places(at.expand(batch, -1), whole, framing.edge)
-    signal = _at(audio, lengths, found)
-    if framing.preemphasis and framing.preemphasis_of == "signal":
-        signal = signal - framing.preemphasis * _at(audio, lengths, found - 1)
-        signal = signal.masked_fill(found >= lengths[:, None], 0.0)
-    signal = signal * (framing.scale * (1 / 32768 if audio.dtype == torch.int16 else 1.0))
-    if not count:
-        return signal.new_empty(batch, 0, recipe.width), None
-    frame = signal.unfold(1, framing.length, framing.hop)
-    if framing.remove_dc:
-        frame = frame - frame.mean(dim=2, keepdim=True)
-    energy = _log_energy(frame, recipe) if recipe.energy == "raw" else None
-    if framing.preemphasis and framing.preemphasis_of == "frame":
-        frame = frame - framing.preemphasis * torch.cat([frame[:, :, :1], frame[:, :, :-1]], dim=2)
-    frame = frame * torch.from_numpy(window(framing.window, framing.length)).to(audio.device)
-    if recipe.energy == "windowed":
-        energy = _log_energy(frame, recipe)
-    cosine, sine = transform(framing, audio.device)
-    before, behind = frame[:, :, : len(cosine)], frame.flip(2)[:, :, : len(cosine)]
-    power = ((before + behind) @ cosine).square() + ((before - behind) @ sine).square()
-    if recipe.power != 2.0:
-        power = power.pow(recipe.power / 2)
-    if recipe.bands:
-        power = power @ torch.from_numpy(recipe.bands.filters(framing.n_fft)).to(audio.device)
-    if recipe.log == "none":
-        return power, energy
-    power = power.clamp_min(recipe.floor) if recipe.guard == "clamp" else power + recipe.floor
-    if recipe.log == "ln":
-        return power.log(), energy
-    return power.log10() * (10 if recipe.log == "db" else 1), energy
+
+    window: Tensor
+    cosine: Tensor
+    sine: Tensor
+    filters: Tensor | None
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        framing = recipe.framing
+        cosine, sine = transform(framing, torch.device(device))
+        filters = recipe.bands.filters(framing.n_fft) if recipe.bands else None
+        self.recipe = recipe
+        self.register_buffer("window", torch.from_numpy(window(framing.window, framing.length)).to(device))
+        self.register_buffer("cosine", cosine)
+        self.register_buffer("sine", sine)
+        self.register_buffer("filters", None if filters is None else torch.from_numpy(filters).to(device))
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        recipe, framing = self.recipe, self.recipe.framing
+        count = framing.frames(audio.shape[1])
+        if not count:
+            return self.window.new_empty(len(audio), 0, recipe.width + (recipe.energy != "none"))
+        frame = self._signal(audio, lengths, count).unfold(1, framing.length, framing.hop)
+        if framing.remove_dc:
+            frame = frame - frame.mean(dim=2, keepdim=True)
+        energy = _log_energy(frame, recipe) if recipe.energy == "raw" else None
+        if framing.preemphasis and framing.preemphasis_of == "frame":
+            frame = frame - framing.preemphasis * torch.cat([frame[:, :, :1], frame[:, :, :-1]], dim=2)
+        frame = frame * self.window
+        if recipe.energy == "windowed":
+            energy = _log_energy(frame, recipe)
+        half = len(self.cosine)
+        before, behind = frame[:, :, :half], frame.flip(2)[:, :, :half]
+        power = ((before + behind) @ self.cosine).square() + ((before - behind) @ self.sine).square()
+        if recipe.power != 2.0:
+            power = power.pow(recipe.power / 2)
+        if self.filters is not None:
+            power = power @ self.filters
+        if recipe.log != "none":
+            power = power.clamp_min(recipe.floor) if recipe.guard == "clamp" else power + recipe.floor
+            power = power.log() if recipe.log == "ln" else power.log10() * (10 if recipe.log == "db" else 1)
+        return power if energy is None else torch.cat([energy[:, :, None], power], dim=2)
+
+    def _signal(self, audio: Tensor, lengths: Tensor, count: int) -> Tensor:
+        """float64 [B, samples that the frames reach over], edges and all."""
+        framing = self.recipe.framing
+        at = torch.arange((count - 1) * framing.hop + framing.length, device=audio.device) + framing.first
+        whole = lengths.clamp_min(framing.pad_to)[:, None]
+        found = places(at.expand(len(audio), -1), whole, framing.edge)
+        signal = _at(audio, lengths, found)
+        if framing.preemphasis and framing.preemphasis_of == "signal":
+            signal = signal - framing.preemphasis * _at(audio, lengths, found - 1)
+            signal = signal.masked_fill(found >= lengths[:, None], 0.0)
+        return signal * (framing.scale * (1 / 32768 if audio.dtype == torch.int16 else 1.0))
+
+
+@functools.lru_cache(maxsize=16)
+def dense(recipe: Recipe, device: torch.device) -> Dense:
+    """The module for a recipe on a device, made once."""
+    return Dense(recipe, device)
 
 
 def _at(audio: Tensor, lengths: Tensor, found: Tensor) -> Tensor:

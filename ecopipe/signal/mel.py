@@ -32,7 +32,7 @@ def mel_filters(
     """
     low, high = hz_to_mel(np.array([f_min, f_max], dtype=np.float64), mel_scale)
     edges = np.linspace(float(low), float(high), n_mels + 2)
-    bins = np.arange(n_fft // 2 + 1)[:, None] * (rate_hz / n_fft)
+    bins: npt.NDArray[np.float64] = np.arange(n_fft // 2 + 1, dtype=np.float64)[:, None] * (rate_hz / n_fft)
     if mel_scale == "kaldi":
         bins = hz_to_mel(bins, mel_scale)
         bins[-1] = np.inf

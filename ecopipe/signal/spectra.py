@@ -83,14 +83,30 @@ class Recipe:
 class Spectra:
     """Features of several signals.
 
-    ``rows`` is float32 [n, width], ``energy`` float32 [n] or None; the frames of signal b are the ``counts[b]`` rows from
-    ``starts[b]`` on; what lies between belongs to none.
+    ``rows`` is float32 [n, width], ``energy`` float32 [n] or None; the frames of signal b are the ``counts[b]`` rows
+    from ``starts[b]`` on; what lies between belongs to none.
     """
 
     rows: Tensor
     energy: Tensor | None
     starts: Sequence[int]
     counts: Sequence[int]
+
+    def flat(self) -> Tensor:
+        """float32 [sum of counts, width], the energy before the rest if there is one."""
+        rows = self._whole()
+        return torch.cat([rows[:0], *(rows[at : at + n] for at, n in zip(self.starts, self.counts, strict=True))])
+
+    def padded(self, frames: int) -> Tensor:
+        """float32 [B, frames, width], zero behind each signal's own; the energy before the rest if there is one."""
+        rows = self._whole()
+        made = rows.new_zeros(len(self.counts), frames, rows.shape[1])
+        for line, at, n in zip(made, self.starts, self.counts, strict=True):
+            line[:n] = rows[at : at + n]
+        return made
+
+    def _whole(self) -> Tensor:
+        return self.rows if self.energy is None else torch.cat([self.energy[:, None], self.rows], dim=1)
 
 
 def spectra(signals: Sequence[Tensor], recipe: Recipe) -> Spectra:

@@ -94,6 +94,7 @@ class Collate(CollateStage):
         else:
             fields[self.input], fields["lengths"], fields["offsets"] = _flat(inputs)
         if self.input == "audio":
+            self._check_finite(samples, inputs)
             fields.update(self._rate(samples))
         if self.target is not None:
             fields.update(self._targets(samples, self.target))
@@ -133,6 +134,15 @@ class Collate(CollateStage):
                 shapes = f"{list(array.shape)}, and that of {samples[0].key!r} {list(first.shape)}"
                 remedy = "; make them equal, or set layout='pad'" if self.layout == "stack" else ""
                 raise self._error(sample, f"its {field} has shape {shapes}{remedy}")
+
+    def _check_finite(self, samples: Sequence[Sample], audios: Sequence[Array]) -> None:
+        """Here, and not on the device: there it would be the batch's error, and a wait for the device."""
+        for sample, audio in zip(samples, audios, strict=True):
+            with np.errstate(all="ignore"):
+                sound = audio.dtype.kind != "f" or np.isfinite(audio.sum()) or np.isfinite(audio).all()
+            if not sound:
+                at = int(np.flatnonzero(~np.isfinite(audio))[0])
+                raise self._error(sample, f"its audio holds {audio.flat[at]} at place {at} of {audio.size}")
 
     def _rate(self, samples: Sequence[Sample]) -> dict[str, int]:
         first = samples[0].get("rate_hz")

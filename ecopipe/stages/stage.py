@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,12 @@ def from_file(**settings: Any) -> Any:
     return dataclasses.field(metadata={"identity": "content"}, **settings)
 
 
+def told_by(tell: Callable[[Any], str], **settings: Any) -> Any:
+    """A dataclass field whose identity is what ``tell(stage)`` says of it, such as what lies under a path; none if the
+    field is None."""
+    return dataclasses.field(metadata={"identity": tell}, **settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """Base of every stage.
@@ -66,9 +72,10 @@ class Stage:
     title: ClassVar[str] = "stage"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("ecopipe.stages.") and cls.__module__ != __name__ and cls.__name__[0] != "_":
+        ours = cls.__module__.startswith("ecopipe.stages.") and cls.__module__ != __name__
+        if ours and cls.__name__[0] != "_" and not abstract:
             REGISTRY[cls.__name__] = cls
 
     @classmethod
@@ -101,6 +108,17 @@ class Stage:
     def takes_away(self) -> tuple[str, ...]:
         """Fields that are gone afterwards."""
         return ()
+
+    def check_choices(self, **choices: Any) -> None:
+        """Raises for the first setting that is none of the choices of its ``Literal``.
+
+        Raises:
+            ConfigError: A setting is none of its choices.
+        """
+        for name, choice in choices.items():
+            value = getattr(self, name)
+            if value not in get_args(choice):
+                raise self.refuse(f"unknown {name} {value!r}. {nearest(str(value), get_args(choice))}")
 
     def refuse(self, problem: str) -> ConfigError:
         """The error for a setting that cannot work; to be raised by the caller."""

@@ -139,6 +139,18 @@ def test_audio_of_two_rates_is_refused():
     )
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_audio_that_is_not_finite_is_refused(wrong):
+    audio = np.linspace(-1, 1, 100, dtype=np.float32)
+    broken = audio.copy()
+    broken[40:] = wrong
+    samples = [Sample("a", {"audio": audio, "rate_hz": 8000}), Sample("b", {"audio": broken, "rate_hz": 8000})]
+    with pytest.raises(SampleError, match=f"'b'.*its audio holds {wrong} at place 40 of 100"):
+        Collate("audio").apply(samples)
+    huge = Sample("c", {"audio": np.full(100, 3e38, np.float32), "rate_hz": 8000})  # its sum overflows
+    assert Collate("audio").apply([huge])["audio"].isfinite().all()
+
+
 def test_the_batch_owns_its_memory():
     array = np.arange(3)
     made = Collate("x").apply(samples(array))

@@ -11,47 +11,22 @@ import pytest
 import soundfile
 import torch
 
+from ecopipe.signal.mel import mel_filters
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.masking import SpecAugment
-from ecopipe.stages.spectral import LogMel, mel_filters
+from ecopipe.stages.spectral import LogMel
 from ecopipe.vocabulary.errors import ConfigError
-from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
 
 from ..conftest import real
+from .speech import CHANCE, batch, features, speechlike
 
-CHANCE = Chance(7, 1, "test")
 RNG = np.random.default_rng(0)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def transforms():
     return pytest.importorskip("torchaudio.transforms", reason="torchaudio is not installed")
-
-
-def speechlike(frames, *, rate_hz=16000, seed=0):
-    """float32 [frames] in [-1, 1]: a gliding harmonic tone in noise, louder and softer."""
-    rng = np.random.default_rng((seed, frames))
-    t = np.arange(frames) / rate_hz
-    tone = sum(np.sin(2 * np.pi * k * (110 + 40 * np.sin(t)) * t) / k for k in range(1, 20))
-    audio = (0.1 * tone + 0.01 * rng.standard_normal(frames)) * (0.55 + 0.45 * np.sin(3 * t))
-    return audio.clip(-1, 1).astype(np.float32)
-
-
-def batch(audios, *, rate_hz=16000, wider=0, rubbish=0.0, keys=None):
-    """The audios as a padded batch, ``wider`` than it need be, with ``rubbish`` in the padding."""
-    keys = keys or [f"k{n}" for n in range(len(audios))]
-    made = Collate("audio").apply(
-        [Sample(key, {"audio": audio, "rate_hz": rate_hz}) for key, audio in zip(keys, audios, strict=True)]
-    )
-    audio = torch.nn.functional.pad(made["audio"], (0, wider))
-    behind = torch.arange(audio.shape[1]) >= made["lengths"][:, None]
-    return made.with_fields(audio=audio.masked_fill(behind, rubbish))
-
-
-def features(stage, *args, device="cpu", **settings):
-    made = stage.apply(batch(*args, **settings).to(device), CHANCE)
-    return [row[:length].cpu() for row, length in zip(made["features"], made["lengths"].tolist(), strict=True)]
 
 
 # -- parity -------------------------------------------------------------------------------------------------------
@@ -111,7 +86,7 @@ def by_definition(stage, audio):
     window[left : left + width] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width)
     padded = np.pad(audio.astype(np.float64), stage.n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, stage.n_fft)[:: stage.hop_length] * window
-    return np.abs(np.fft.rfft(frames)) ** stage.power @ stage._filters()
+    return np.abs(np.fft.rfft(frames)) ** stage.power @ stage.recipe.bands.filters(stage.n_fft)
 
 
 @pytest.mark.parametrize("settings", GRID, ids=str)
@@ -273,7 +248,10 @@ def test_fields():
         (lambda: LogMel(win_length=401), "win_length must be in 1..n_fft = 400, got 401"),
         (lambda: LogMel(f_max=9000.0), "0 <= f_min < f_max <= 8000.0 Hz must hold, got 0.0 and 9000.0"),
         (lambda: LogMel(f_min=100.0, f_max=50.0), "0 <= f_min < f_max <= 8000.0 Hz must hold, got 100.0 and 50.0"),
-        (lambda: LogMel(mel_scale="slany"), "unknown mel_scale 'slany'. Did you mean 'slaney'? Known: htk, slaney."),
+        (
+            lambda: LogMel(mel_scale="slany"),
+            "unknown mel_scale 'slany'. Did you mean 'slaney'? Known: htk, kaldi, slaney.",
+        ),
         (lambda: LogMel(norm=None), "unknown norm None. Did you mean 'none'? Known: none, slaney."),
         (lambda: LogMel(floor=0.0), "floor must be at least 1e-37 (float32), got 0.0"),
         (lambda: LogMel(power=0), "power must be positive, got 0"),

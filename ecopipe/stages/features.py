@@ -1,0 +1,189 @@
+"""What the stages that make features of audio share: they take a batch, make a recipe, and give frames."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ecopipe.signal import kernels
+from ecopipe.signal.dense import dense
+from ecopipe.signal.spectra import Recipe, spectra
+from ecopipe.stages.stage import DeviceStage
+from ecopipe.vocabulary.errors import SampleError
+from ecopipe.vocabulary.randomness import Chance
+from ecopipe.vocabulary.sample import Batch
+
+Engine = Literal["auto", "fft", "matmul", "triton"]
+FeatureDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class FeatureStage(DeviceStage, abstract=True):
+    """Base of the stages that make ``features`` of ``audio``.
+
+    They take ``audio`` float32 in [-1, 1] or int16, ``lengths`` int64 [B] in samples, and ``rate_hz``:
+
+    - padded, ``audio`` [B, T], gives ``features`` [B, frames of T samples, width] and ``lengths`` int64 [B] in frames;
+    - flat (``Collate(..., layout="flat")``), ``audio`` [sum of T] and ``offsets`` int64 [B], gives ``features``
+      [sum of frames, width], ``lengths`` and ``offsets`` in frames: all true frames and none of the padding.
+
+    The audio is taken away. Only true samples are looked at, so a sample's features are the same bits alone and in any
+    batch, with any padding, on devices of one type.
+    """
+
+    _: KW_ONLY
+    rate_hz: int = 16000
+    pad_value: float = 0.0
+    dtype: FeatureDtype = "float32"
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        self.check_choices(dtype=FeatureDtype, engine=Engine)
+        self.check_positive("rate_hz")
+
+    def check_positive(self, *names: str) -> None:
+        """Raises ConfigError for the first of these settings that is no positive int."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+                raise self.refuse(f"{name} must be a positive int, got {value!r}")
+
+    @property
+    @abc.abstractmethod
+    def recipe(self) -> Recipe:
+        """What is made of each signal."""
+
+    def finish(self, features: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
+        """What comes after the recipe, on float32 features, padded or flat; ``lengths`` count frames."""
+        return features
+
+    def needs(self) -> tuple[str, ...]:
+        return ("audio", "lengths", "rate_hz")
+
+    def gives(self) -> tuple[str, ...]:
+        return ("features", "lengths")
+
+    def takes_away(self) -> tuple[str, ...]:
+        return ("audio",)
+
+    def apply(self, batch: Batch, chance: Chance) -> Batch:
+        audio, lengths, offsets = batch["audio"], batch["lengths"], batch.get("offsets")
+        self._check(audio, offsets, batch.get("rate_hz"))
+        framing = self.recipe.framing
+        if framing.pad_to:
+            self._check_longest(audio.shape[1] if offsets is None else max(lengths.tolist(), default=0), framing.pad_to)
+        counts = framing.frames_of(lengths)
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            features = self._made(audio, lengths, offsets)
+            begins = None if offsets is None else counts.cumsum(0) - counts
+            features = self.finish(features, counts, begins)
+            if offsets is None:
+                behind = torch.arange(features.shape[1], device=audio.device) >= counts[:, None]
+                features = features.masked_fill(behind[:, :, None], self.pad_value)
+            if features.device.type == "cpu":
+                self._check_finite(features, counts, begins, batch)
+        fields = {"features": features.to(getattr(torch, self.dtype)), "lengths": counts}
+        return batch.without("audio").with_fields(**fields, **({} if begins is None else {"offsets": begins}))
+
+    def _check(self, audio: Tensor, offsets: Tensor | None, rate_hz: int | None) -> None:
+        if rate_hz != self.rate_hz:
+            raise self.refuse(
+                f"the batch has rate_hz = {rate_hz}, {self.rate_hz} wanted; put Resample({self.rate_hz}) before "
+                "Collate, or set rate_hz here"
+            )
+        if audio.dim() != (2 if offsets is None else 1) or audio.dtype not in (torch.float32, torch.int16):
+            shape = "[B, T]" if offsets is None else "[sum of T]"
+            raise self.refuse(
+                f"audio must be float32 or int16 {shape}, got {str(audio.dtype).removeprefix('torch.')} "
+                f"{list(audio.shape)}; DecodeAudio(channels='mono') makes such"
+            )
+
+    def _check_longest(self, longest: int, most: int) -> None:
+        if longest > most:
+            raise self.refuse(
+                f"audio of {longest / self.rate_hz:g} s in the batch, and pad_audio_to_s is {most / self.rate_hz:g}; "
+                "cut it (RandomCrop, or DecodeAudio(duration_s=...)), or leave it out with Where"
+            )
+
+    def _made(self, audio: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
+        """float32: what the recipe makes, padded or flat, by the engine."""
+        recipe, engine = self.recipe, self.engine
+        if engine == "auto":
+            engine = "triton" if audio.device.type != "cpu" and kernels.available(audio.device) else "fft"
+        if engine == "triton" and not kernels.available(audio.device):
+            raise self.refuse(f"engine 'triton' needs triton and a CUDA device, the audio is on {audio.device}")
+        if engine == "fft" or (engine == "matmul" and offsets is not None):
+            return self._by_fft(audio, lengths, offsets)
+        if engine == "matmul":
+            return dense(recipe, audio.device)(audio, lengths).float()
+        made = kernels.log_mel(audio, lengths, recipe, offsets=offsets)
+        return made if offsets is None else _packed(made, recipe.framing.frames_of(lengths))
+
+    def _by_fft(self, audio: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
+        true = lengths.tolist()
+        begins = [None] * len(true) if offsets is None else offsets.tolist()
+        rows = audio if offsets is None else [audio[begin:] for begin in begins]
+        made = spectra([row[:length] for row, length in zip(rows, true, strict=True)], self.recipe)
+        return made.flat() if offsets is not None else made.padded(self.recipe.framing.frames(audio.shape[1]))
+
+    def _check_finite(self, features: Tensor, counts: Tensor, begins: Tensor | None, batch: Batch) -> None:
+        """The sum is finite if all are; features that are not come from audio that is not."""
+        if torch.isfinite(features.sum(dtype=torch.float64)):
+            return
+        for number, key in enumerate(batch.sample_keys):
+            mine = features[number] if begins is None else features[begins[number] :][: counts[number]]
+            if not torch.isfinite(mine).all():
+                shard = batch.place.shards[number] if batch.place and number < len(batch.place.shards) else ""
+                raise SampleError(
+                    self.label,
+                    key,
+                    shard,
+                    "its audio holds NaN, infinite or enormous values, which no feature survives",
+                )
+
+
+def _packed(padded: Tensor, counts: Tensor) -> Tensor:
+    """[sum of counts, width] of [B, F, width]."""
+    return padded[torch.arange(padded.shape[1], device=padded.device) < counts[:, None]]
+
+
+def largest(features: Tensor, counts: Tensor, offsets: Tensor | None) -> Tensor:
+    """The greatest feature of each sample's true frames; -inf where it has none.
+
+    [B, 1, 1] of padded features [B, F, width], or [sum of frames, 1] of flat ones, for each frame its sample's.
+    """
+    if offsets is None:
+        behind = torch.arange(features.shape[1], device=features.device) >= counts[:, None]
+        if not features.shape[1]:
+            return features.new_full((len(features), 1, 1), -torch.inf)
+        return features.masked_fill(behind[:, :, None], -torch.inf).amax(dim=(1, 2), keepdim=True)
+    sample = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    most = features.new_full((len(counts),), -torch.inf)
+    return most.scatter_reduce(0, sample, features.amax(dim=1), "amax")[sample][:, None]
+
+
+def times(features: Tensor, matrix: Tensor) -> Tensor:
+    """float32 [..., n] of float32 [..., m] by float64 [m, n], 512 rows at a time: the same bits in any batch."""
+    size = 512  # always: a product of another shape may add in another order
+    rows = features.reshape(-1, features.shape[-1])
+    made = rows.new_empty(len(rows), matrix.shape[1])
+    for at in range(0, len(rows), size):
+        part = rows[at : at + size].double()
+        if len(part) < size:
+            part = torch.cat([part, part.new_zeros(size - len(part), part.shape[1])])
+        made[at : at + size] = (part @ matrix)[: len(rows) - at]
+    return made.view(*features.shape[:-1], matrix.shape[1])
+
+
+@functools.lru_cache(maxsize=32)
+def no_empty_band(recipe: Recipe) -> int | None:
+    """The first mel band that no frequency of the spectrum lies in; None if there is none."""
+    if recipe.bands is None:
+        return None
+    reached = recipe.bands.filters(recipe.framing.n_fft).max(axis=0)
+    return next((band for band, most in enumerate(reached) if most == 0), None)
