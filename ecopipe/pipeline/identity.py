@@ -44,8 +44,11 @@ def settings(thing: Source | Stage | BadSamples, *, identity: bool) -> dict[str,
         if item.name == "sources" and isinstance(thing, Mix):
             found[item.name] = [settings(source, identity=identity) for source in thing.sources]
         elif identity:
-            if (kind := item.metadata.get("identity", True)) and not (kind == "content" and value is None):
-                found[item.name] = _content(value, thing) if kind == "content" else plain(value)
+            kind = item.metadata.get("identity", True)
+            if kind is True:
+                found[item.name] = plain(value)
+            elif kind and value is not None:
+                found[item.name] = kind(thing) if callable(kind) else _content(value, thing)
         elif value != (item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default):
             found[item.name] = value if callable(value) else plain(value)
     return found
