@@ -185,6 +185,36 @@ def audit(
 
 
 @app.command()
+def stats(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file, such as pipelines/librispeech.toml.")],
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")] = Path("stats.json"),
+    field: Annotated[str, typer.Option(help="The features to measure.")] = "features",
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 works in this one.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to stream; more than one if features are random.")] = 1,
+    limit_batches: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many batches.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it is there already.")] = False,
+) -> None:
+    """Measure mean and deviation of a pipeline's features, before any CMVN or SpecAugment, for CMVN(stats=...)."""
+    from ecopipe.cli import statistics
+
+    statistics.measure(
+        pipeline,
+        set_ or [],
+        out=out,
+        field=field,
+        workers=workers,
+        epochs=epochs,
+        limit_batches=limit_batches,
+        device=device,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("shards/demo"),
     workers: Annotated[int, typer.Option(min=0, help="Worker processes.")] = 2,
