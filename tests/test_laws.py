@@ -12,14 +12,19 @@ import ecopipe
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.audio import DecodeAudio, Resample
 from ecopipe.stages.collate import Collate
+from ecopipe.stages.fbank import MFCC, Fbank, KaldiMFCC
 from ecopipe.stages.foreign import Map, OnDevice
 from ecopipe.stages.image import DecodeImage, Normalize
 from ecopipe.stages.masking import SpecAugment
+from ecopipe.stages.noise import AddNoise, Reverb
+from ecopipe.stages.normalization import CMVN
 from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
+from ecopipe.stages.resampling import ResampleOnDevice
 from ecopipe.stages.source import Mix, TarShards
-from ecopipe.stages.spectral import LogMel
+from ecopipe.stages.spectral import LogMel, Spectrogram
 from ecopipe.stages.stage import REGISTRY
 from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
+from ecopipe.stages.waveform import Gain, RandomCrop, Speed
 
 from . import laws
 from .conftest import ROOT, SPLITS
@@ -46,6 +51,61 @@ def speech(shards: Path) -> Pipeline:
         LogMel(rate_hz=8000, n_fft=200, hop_length=80, n_mels=40),
         SpecAugment(freq_mask_width=8, time_mask_width=20),
         OnDevice("torchaudio.transforms.FrequencyMasking", kwargs={"freq_mask_param": 5}),
+    )
+
+
+def augmented(shards: Path) -> Pipeline:
+    """Every augmentation of waveforms, noise and rooms from shards, a rate changed on the device, flat batches."""
+    corpus = str(shards / "librispeech" / "train-clean-100")
+    return Pipeline(
+        TarShards(corpus, block_rows=8),
+        Shuffle(),
+        Batch(3),
+        DecodeAudio(dtype="int16"),
+        Gain(-6, 6),
+        Speed(),
+        Reverb(corpus, p=0.5),
+        AddNoise(corpus, snr_db=(0, 15)),
+        RandomCrop(1.5, pad="none"),
+        Collate("audio", layout="flat"),
+        ResampleOnDevice(12000),
+        Fbank(rate_hz=12000, n_mels=23, use_energy=True),
+        CMVN(),
+        SpecAugment.preset("adaptive", time_warp=5),
+    )
+
+
+def cepstra(shards: Path) -> Pipeline:
+    """torchaudio's cepstra, normalised as NeMo does."""
+    return Pipeline(
+        TarShards(str(shards / "librispeech" / "train-clean-100")),
+        Bucket("frames", max_count=6),
+        DecodeAudio(),
+        Collate("audio"),
+        MFCC(n_mfcc=13),
+        CMVN.preset("nemo"),
+    )
+
+
+def kaldi_cepstra(shards: Path) -> Pipeline:
+    """Kaldi's cepstra."""
+    return Pipeline(
+        TarShards(str(shards / "librispeech" / "train-clean-100")),
+        Bucket("frames", max_count=6),
+        DecodeAudio(),
+        Collate("audio", layout="flat"),
+        KaldiMFCC(snip_edges=False),
+    )
+
+
+def spectra(shards: Path) -> Pipeline:
+    """Plain spectra in decibels, below the loudest of each utterance."""
+    return Pipeline(
+        TarShards(str(shards / "librispeech" / "train-clean-100")),
+        Bucket("frames", max_count=6),
+        DecodeAudio(dtype="int16"),
+        Collate("audio"),
+        Spectrogram(n_fft=128, log="db", max_range=60.0, dtype="bfloat16"),
     )
 
 
@@ -112,7 +172,9 @@ def mixture(shards: Path) -> Pipeline:
     )
 
 
-MADE: list[Callable[[Path], Pipeline]] = [speech, reviews, json_reviews, images, mixture]
+MADE: list[Callable[[Path], Pipeline]] = [
+    speech, augmented, cepstra, kaldi_cepstra, spectra, reviews, json_reviews, images, mixture,
+]  # fmt: skip
 
 
 @pytest.fixture(params=[*FILES, *MADE], ids=lambda param: param.stem if isinstance(param, Path) else param.__name__)

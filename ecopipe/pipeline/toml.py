@@ -35,6 +35,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
+import pkgutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,10 +45,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 
+from ecopipe import stages as stage_modules
 from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.stages import audio, collate, foreign, image, masking, plan, spectral, text  # noqa: F401 - fills the registry
 from ecopipe.stages.source import Mix, Source, TarShards
 from ecopipe.stages.stage import REGISTRY, Stage
 from ecopipe.vocabulary.errors import ConfigError, nearest
@@ -55,6 +57,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+for _module in pkgutil.iter_modules(stage_modules.__path__):  # fills the registry
+    importlib.import_module(f"{stage_modules.__name__}.{_module.name}")
 
 
 _TABLES: dict[str, Any] = {"source": None, "stages": [], "bad_samples": {}}
