@@ -31,6 +31,7 @@ _HOME = {
     "Bucket": "ecopipe.stages.plan",
     "DecodeAudio": "ecopipe.stages.audio",
     "Resample": "ecopipe.stages.audio",
+    "ResampleOnDevice": "ecopipe.stages.resampling",
     "Gain": "ecopipe.stages.waveform",
     "Speed": "ecopipe.stages.waveform",
     "RandomCrop": "ecopipe.stages.waveform",

@@ -7,7 +7,7 @@ with the number of its threads.
 from __future__ import annotations
 
 from math import floor, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from ecopipe.vocabulary.randomness import Draws
 
 Audio = npt.NDArray[Any]
 """float32 in [-1, 1], or int16: [T], or [T, channels]."""
+
+Quality = Literal["QQ", "LQ", "MQ", "HQ", "VHQ"]
+"""From quick to very high quality, as soxr names them."""
 
 Wave = npt.NDArray[np.float64]
 """float64, in the units of what it came from."""
@@ -57,8 +60,11 @@ def gaussian(draws: Draws, count: int) -> Wave:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
 
-def resampled(audio: Audio, from_hz: float, to_hz: float) -> npt.NDArray[np.float32]:
-    """Floats or int16 [T, ...] at one rate -> float32 [floor(T * to_hz / from_hz + 1/2), ...] at another, by soxr (HQ).
+def resampled(audio: Audio, from_hz: float, to_hz: float, quality: Quality = "HQ") -> npt.NDArray[np.float32]:
+    """Floats or int16 [T, ...] at one rate -> float32 [floor(T * to_hz / from_hz + 1/2), ...] at another, by soxr.
+
+    int16 is resampled in float32, not rounded: soxr's own int16 output is dithered, and noise is not a function of the
+    audio.
 
     Raises:
         MissingDependency: soxr is not installed.
@@ -66,8 +72,9 @@ def resampled(audio: Audio, from_hz: float, to_hz: float) -> npt.NDArray[np.floa
     try:
         import soxr
     except ImportError as error:
-        raise MissingDependency("Speed and noise of another rate need soxr. Install it: pip install soxr") from error
-    made: npt.NDArray[np.float32] = soxr.resample(audio.astype(np.float32, copy=False), from_hz, to_hz, quality="HQ")
+        raise MissingDependency("Another rate needs soxr. Install it: pip install soxr") from error
+    given = audio.astype(np.float32, copy=False)
+    made: npt.NDArray[np.float32] = soxr.resample(given, from_hz, to_hz, quality=quality)
     frames = floor(len(audio) * to_hz / from_hz + 0.5)
     if len(made) != frames:
         raise ValueError(f"soxr made {len(made)} frames of {len(audio)}, {frames} expected")

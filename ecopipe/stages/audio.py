@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from math import floor, isfinite
+from math import isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ecopipe.formats import audio as codec
 from ecopipe.formats.audio import AUDIO_EXTENSIONS, INT16_SCALE, AudioInfo
+from ecopipe.signal.waveform import Audio, Quality, resampled, to_int16
 from ecopipe.stages.stage import SampleStage
-from ecopipe.vocabulary.errors import MissingDependency, nearest
+from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
 
-Audio = npt.NDArray[Any]
-"""float32 in [-1, 1], or int16."""
-
 Dtype = Literal["float32", "int16"]
 Channels = Literal["mono", "first", "all"]
-Quality = Literal["QQ", "LQ", "MQ", "HQ", "VHQ"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ class DecodeAudio(SampleStage):
         if self.dtype == "float32":
             audio = audio * np.float32(INT16_SCALE) if whole else audio
         elif audio.dtype != np.int16:
-            audio = _to_int16(audio if whole else audio / np.float32(INT16_SCALE))
+            audio = to_int16(audio if whole else audio / np.float32(INT16_SCALE))
         return np.ascontiguousarray(audio if self.channels == "all" else audio[:, 0])
 
 
@@ -201,22 +197,10 @@ class Resample(SampleStage):
         audio, rate_hz = sample["audio"], sample["rate_hz"]
         if rate_hz == self.rate_hz:
             return sample
-        try:
-            import soxr
-        except ImportError as error:
-            raise MissingDependency("Resample needs soxr. Install it: pip install soxr") from error
-        resampled = soxr.resample(audio.astype(np.float32, copy=False), rate_hz, self.rate_hz, quality=self.quality)
-        frames = floor(len(audio) * self.rate_hz / rate_hz + 0.5)
-        if len(resampled) != frames:
-            raise ValueError(f"soxr made {len(resampled)} frames of {len(audio)}, {frames} expected")
+        made = resampled(audio, rate_hz, self.rate_hz, self.quality)
         if audio.dtype == np.int16:
-            resampled = _to_int16(resampled)
-        return sample.with_fields(audio=resampled, rate_hz=self.rate_hz)
-
-
-def _to_int16(audio: Audio) -> npt.NDArray[np.int16]:
-    """float32 in [-32768, 32767] -> int16: rounded, halves to even; what lies outside is clipped."""
-    return np.clip(np.rint(audio), -32768, 32767).astype(np.int16)
+            return sample.with_fields(audio=to_int16(made), rate_hz=self.rate_hz)
+        return sample.with_fields(audio=made, rate_hz=self.rate_hz)
 
 
 def _seconds(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class FeatureStage(DeviceStage, abstract=True):
         if rate_hz != self.rate_hz:
             raise self.refuse(
                 f"the batch has rate_hz = {rate_hz}, {self.rate_hz} wanted; put Resample({self.rate_hz}) before "
-                "Collate, or set rate_hz here"
+                f"Collate or ResampleOnDevice({self.rate_hz}) behind it, or set rate_hz here"
             )
         if audio.dim() != (2 if offsets is None else 1) or audio.dtype not in (torch.float32, torch.int16):
             shape = "[B, T]" if offsets is None else "[sum of T]"
@@ -120,7 +120,7 @@ class FeatureStage(DeviceStage, abstract=True):
         if engine == "fft" or (engine == "matmul" and offsets is not None):
             return self._by_fft(audio, lengths, offsets)
         if engine == "matmul":
-            return dense(recipe, audio.device)(audio, lengths).float()
+            return cast("Tensor", dense(recipe, audio.device)(audio, lengths)).float()
         made = kernels.log_mel(audio, lengths, recipe, offsets=offsets)
         return made if offsets is None else _packed(made, recipe.framing.frames_of(lengths))
 

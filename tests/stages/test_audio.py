@@ -369,5 +369,5 @@ def test_pickled_and_equal():
 
 def test_missing_soxr_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(MissingDependency, match=r"^Resample needs soxr. Install it: pip install soxr$"):
+    with pytest.raises(MissingDependency, match=r"^Another rate needs soxr. Install it: pip install soxr$"):
         resample(sine(8000), 8000, 16000)
