@@ -17,7 +17,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def padded(signals: list[Tensor], device: torch.device) -> Batch:
 def ours(*, normalise: bool, layout: str, signals: list[Tensor], device: torch.device) -> Callable[[], Tensor]:
     """ecopipe's stages, one after another as the loader applies them."""
     from ecopipe.run.device import apply_stages
-    from ecopipe.stages.fused import fuse
+    from ecopipe.stages.fusion import fuse
 
     batch = padded(signals, device)
     if layout == "flat":
@@ -209,8 +208,8 @@ def main() -> None:
     where = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {given.threads} threads"
     found = measure(device, given.batch, given.rounds, given.repeats or (50 if on_gpu else 1))
     print(
-        f"{where}; torch {torch.__version__}; {given.batch} utterances of 2 to 20 s, {found['seconds']:.0f} s of audio, "
-        f"{100 * found['padding']:.0f} % padding; medians of {given.rounds} interleaved rounds (least to most)\n"
+        f"{where}; torch {torch.__version__}; {given.batch} utterances of 2 to 20 s, {found['seconds']:.0f} s of "
+        f"audio, {100 * found['padding']:.0f} % padding; medians of {given.rounds} interleaved rounds (least to most)\n"
     )
     medians = {name: statistics.median(times) for name, times in found["milliseconds"].items()}
     print("| | ms | audio s per s | error against float64 |\n|---|---|---|---|")

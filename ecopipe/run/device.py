@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from ecopipe.stages.fusion import fuse
 from ecopipe.stages.stage import DeviceStage
 from ecopipe.vocabulary.errors import ConfigError, EcopipeError, SampleError
 from ecopipe.vocabulary.randomness import Chance
@@ -63,11 +64,12 @@ def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batc
 def on_device(
     batches: Iterator[Batch], stages: Sequence[DeviceStage], device: torch.device, seed: int
 ) -> Iterator[Batch]:
-    """Batches on the device, after the device stages.
+    """Batches on the device, after the device stages, which are fused where kernels run.
 
     On CUDA a batch is pinned here, and the copy and the stages of the next batch run on a side stream while the
     consumer works on this one; the consumer's stream waits for just what it is handed.
     """
+    stages = fuse(stages, device)
     if device.type != "cuda":
         for batch in batches:
             yield apply_stages(batch.to(device), stages, seed)

@@ -72,11 +72,9 @@ class FeatureStage(DeviceStage, abstract=True):
         return ("audio",)
 
     def apply(self, batch: Batch, chance: Chance) -> Batch:
+        self.check(batch)
         audio, lengths, offsets = batch["audio"], batch["lengths"], batch.get("offsets")
-        self._check(audio, offsets, batch.get("rate_hz"))
         framing = self.recipe.framing
-        if framing.pad_to:
-            self._check_longest(audio.shape[1] if offsets is None else max(lengths.tolist(), default=0), framing.pad_to)
         counts = framing.frames_of(lengths)
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             features = self._made(audio, lengths, offsets)
@@ -90,7 +88,9 @@ class FeatureStage(DeviceStage, abstract=True):
         fields = {"features": features.to(getattr(torch, self.dtype)), "lengths": counts}
         return batch.without("audio").with_fields(**fields, **({} if begins is None else {"offsets": begins}))
 
-    def _check(self, audio: Tensor, offsets: Tensor | None, rate_hz: int | None) -> None:
+    def check(self, batch: Batch) -> None:
+        """Raises ConfigError for a batch that this stage cannot take."""
+        audio, offsets, rate_hz = batch["audio"], batch.get("offsets"), batch.get("rate_hz")
         if rate_hz != self.rate_hz:
             raise self.refuse(
                 f"the batch has rate_hz = {rate_hz}, {self.rate_hz} wanted; put Resample({self.rate_hz}) before "
@@ -102,27 +102,34 @@ class FeatureStage(DeviceStage, abstract=True):
                 f"audio must be float32 or int16 {shape}, got {str(audio.dtype).removeprefix('torch.')} "
                 f"{list(audio.shape)}; DecodeAudio(channels='mono') makes such"
             )
-
-    def _check_longest(self, longest: int, most: int) -> None:
-        if longest > most:
-            raise self.refuse(
-                f"audio of {longest / self.rate_hz:g} s in the batch, and pad_audio_to_s is {most / self.rate_hz:g}; "
-                "cut it (RandomCrop, or DecodeAudio(duration_s=...)), or leave it out with Where"
-            )
+        most = self.recipe.framing.pad_to
+        if most:
+            longest = audio.shape[1] if offsets is None else max(batch["lengths"].tolist(), default=0)
+            if longest > most:
+                raise self.refuse(
+                    f"audio of {longest / self.rate_hz:g} s in the batch, and pad_audio_to_s is "
+                    f"{most / self.rate_hz:g}; cut it (RandomCrop, or DecodeAudio(duration_s=...)), or leave it out "
+                    "with Where"
+                )
 
     def _made(self, audio: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
         """float32: what the recipe makes, padded or flat, by the engine."""
         recipe, engine = self.recipe, self.engine
         if engine == "auto":
-            engine = "triton" if audio.device.type != "cpu" and kernels.available(audio.device) else "fft"
+            fits = audio.device.type != "cpu" and kernels.available(audio.device) and kernels.supports(recipe)
+            engine = "triton" if fits else "fft"
         if engine == "triton" and not kernels.available(audio.device):
             raise self.refuse(f"engine 'triton' needs triton and a CUDA device, the audio is on {audio.device}")
         if engine == "fft" or (engine == "matmul" and offsets is not None):
             return self._by_fft(audio, lengths, offsets)
         if engine == "matmul":
             return cast("Tensor", dense(recipe, audio.device)(audio, lengths)).float()
-        made = kernels.log_mel(audio, lengths, recipe, offsets=offsets)
-        return made if offsets is None else _packed(made, recipe.framing.frames_of(lengths))
+        counts = recipe.framing.frames_of(lengths)
+        rows = None if offsets is None else counts.cumsum(0) - counts
+        total, longest = (None, None) if offsets is None else sizes(counts)
+        return kernels.log_mel(
+            audio.contiguous(), lengths, recipe, offsets=offsets, rows=rows, total=total, frames=longest
+        )
 
     def _by_fft(self, audio: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
         true = lengths.tolist()
@@ -147,9 +154,10 @@ class FeatureStage(DeviceStage, abstract=True):
                 )
 
 
-def _packed(padded: Tensor, counts: Tensor) -> Tensor:
-    """[sum of counts, width] of [B, F, width]."""
-    return padded[torch.arange(padded.shape[1], device=padded.device) < counts[:, None]]
+def sizes(counts: Tensor) -> tuple[int, int]:
+    """All frames of flat features, and the most of one sample: read back from the device, which waits for it."""
+    total, longest = torch.stack([counts.sum(), counts.amax()]).tolist() if len(counts) else (0, 0)
+    return total, longest
 
 
 def largest(features: Tensor, counts: Tensor, offsets: Tensor | None) -> Tensor:

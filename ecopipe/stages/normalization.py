@@ -154,15 +154,11 @@ class CMVN(DeviceStage):
             wanted = "[B, frames, bins]" if offsets is None else "[frames, bins] (there are offsets)"
             told = f"{str(features.dtype).removeprefix('torch.')} {list(features.shape)}"
             raise self.refuse(f"{self.field} must be float32, bfloat16 or float16 {wanted}, got {told}")
-        statistics = None if self.stats is None else self._of_corpus(features.shape[-1])
+        corpus = None if self.stats is None else self.of_corpus(features.shape[-1], features.device)
         if features.numel() == 0:
             return batch
         frames = Frames(features, lengths, offsets)
-        if statistics is None:
-            mean, scale = self.moments(features, frames)
-            mean, scale = frames.each(mean), frames.each(scale)
-        else:
-            mean, scale = _on(statistics, self.norm_vars, self.eps, features.device)
+        mean, scale = corpus or (frames.each(moment) for moment in self.moments(features, frames))
         made = ((features.float() - mean) * scale).masked_fill_(~frames.valid[..., None], 0)
         return batch.with_fields(**{self.field: made.to(features.dtype)})
 
@@ -190,7 +186,8 @@ class CMVN(DeviceStage):
         except ConfigError as error:
             raise ConfigError(f"{self.label}: {error}") from error
 
-    def _of_corpus(self, bins: int) -> Statistics:
+    def of_corpus(self, bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What features are lessened by and multiplied with, by ``stats``: float32 [bins] each, on the device."""
         found = self._statistics
         if found.bins != bins:
             remedy = _REMEDY.format(path=self.stats)
@@ -198,7 +195,7 @@ class CMVN(DeviceStage):
                 f"{self.label}: {self.stats}: holds {found.bins} bins (of {found.field!r}), and {self.field} has "
                 f"{bins}: another pipeline made it. {remedy}"
             )
-        return found
+        return _on(found, self.norm_vars, self.eps, device)
 
 
 def _factor(std: Tensor, eps: float) -> Tensor:
