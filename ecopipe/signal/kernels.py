@@ -255,13 +255,13 @@ def log_mel(
 
 @dataclass(frozen=True)
 class Normal:
-    """What is done to features by the statistics of their own sample, over its true frames.
+    """What is done to features by the statistics of their own sample, over its true frames: a range, or CMVN.
 
     Args:
         max_range: Features below the greatest of the sample less this become that; 0 for none.
         shift: Then added.
         factor: Then multiplied with.
-        mean: Then the mean of each column is taken away,
+        mean: In place of these three: the mean of each column is taken away,
         deviation: and it is divided by its standard deviation plus ``eps``; a column that does not vary becomes 0.
         ddof: Squared deviations are divided by the number of frames less this.
         eps: See ``deviation``.
@@ -274,6 +274,11 @@ class Normal:
     deviation: bool = False
     ddof: int = 0
     eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        ranged = (self.max_range, self.shift, self.factor) != (0.0, 0.0, 1.0)
+        if (self.mean and ranged) or (self.deviation and not self.mean):
+            raise ValueError(f"{self}: mean excludes max_range, shift and factor, and deviation needs mean")
 
 
 def finish(
@@ -307,7 +312,7 @@ def finish(
     columns, batch = features.shape[-1], len(lengths)
     if not (batch and features.numel()):
         return out
-    deviation, whole = normal.mean and normal.deviation, normal.max_range > 0 or fill == "mean"
+    whole = normal.max_range > 0 or (isinstance(fill, str) and fill == "mean")
     block = _side(columns) if whole else 2 * _LEAST
     freq, time = (span.contiguous() for span in spans) if spans else (lengths, lengths)
     given = isinstance(fill, Tensor)
@@ -316,8 +321,8 @@ def finish(
             features, lengths, lengths if rows is None else rows, out, freq, time, fill if given else out,
             0 if rows is not None else features.shape[1], pad_value,
             COLUMNS=columns, FLAT=rows is not None, PEAK=normal.max_range > 0, RANGE=normal.max_range,
-            SHIFT=normal.shift, SLOPE=normal.factor, MEAN=normal.mean, DEVIATION=deviation, DDOF=normal.ddof, EPS=normal.eps,
-            FREQ=freq.shape[1] if spans else 0, TIME=time.shape[1] if spans else 0,
+            SHIFT=normal.shift, SLOPE=normal.factor, MEAN=normal.mean, DEVIATION=normal.deviation, DDOF=normal.ddof,
+            EPS=normal.eps, FREQ=freq.shape[1] if spans else 0, TIME=time.shape[1] if spans else 0,
             FILL="given" if given else fill or "zero", BLOCK_F=64 if whole else 128, BLOCK_C=block,
             num_warps=8 if whole else 4,
         )  # fmt: skip
