@@ -24,7 +24,7 @@ Log = Literal["none", "ln", "log10", "db"]
 Guard = Literal["clamp", "add"]
 Energy = Literal["none", "raw", "windowed"]
 
-_ROWS = {"cpu": 512}
+_ROWS = {"cpu": 2048}
 _ROWS_ELSEWHERE = 16384
 _MEL_BLOCK = 16
 
