@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def measure(
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: already exists. Choose another place with -o, or replace it with --overwrite.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}). Choose another place with -o.") from error
 
 
 def _run(loader: Loader, found: Accumulation, epochs: int, limit_batches: int | None) -> None:

@@ -7,6 +7,7 @@ result depends on which samples there are, and on nothing else: no order, batch 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,10 +22,16 @@ from ecopipe.vocabulary.sample import Batch
 
 
 def up_to_features(pipeline: Pipeline) -> tuple[Pipeline, list[Stage]]:
-    """A pipeline less its first ``CMVN`` or ``SpecAugment`` and all that follows; and the stages that were left out."""
+    """A pipeline less its first ``CMVN`` or ``SpecAugment`` and all that follows; and the stages that were left out.
+
+    Bad samples are skipped where others would stand in for them: who does is a matter of the order.
+    """
     stages = list(pipeline.stages)
     cut = next((at for at, stage in enumerate(stages) if isinstance(stage, CMVN | SpecAugment)), len(stages))
-    return Pipeline(pipeline.source, *stages[:cut], bad_samples=pipeline.bad_samples), stages[cut:]
+    tolerance = pipeline.bad_samples
+    if tolerance.policy == "substitute":
+        tolerance = replace(tolerance, policy="skip")
+    return Pipeline(pipeline.source, *stages[:cut], bad_samples=tolerance), stages[cut:]
 
 
 class Accumulation:

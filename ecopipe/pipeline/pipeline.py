@@ -11,6 +11,7 @@ from ecopipe.datasets.shards import Progress, silent
 from ecopipe.pipeline.bad_samples import BadSamples, Policy
 from ecopipe.pipeline.identity import describe
 from ecopipe.pipeline.plan import Plan
+from ecopipe.pipeline.statistics import check_statistics
 from ecopipe.plan.mixed import Opened
 from ecopipe.stages.plan import Take, Where
 from ecopipe.stages.source import Items, Mix, Source, TarShards
@@ -185,7 +186,8 @@ class Pipeline:
             have = self._pass(stage, have, "the batch")
 
     def check_fields(self, shards: Opened) -> None:
-        """Refuses a stage that needs a field which neither the shards nor an earlier stage give.
+        """Refuses a stage that needs a field which neither the shards nor an earlier stage give, and statistics of
+        other features.
 
         Raises:
             ConfigError: Names the stage, the field, and what is there.
@@ -198,6 +200,7 @@ class Pipeline:
             have = part.fields | named
             for stage in [*self.sample_stages, self.collate]:
                 have = self._pass(stage, have, f"the sample{where}")
+        check_statistics(self.device_stages)
 
     @staticmethod
     def _pass(stage: Stage, have: set[str], what: str) -> set[str]:

@@ -40,8 +40,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import tomli_w
 
@@ -50,7 +49,7 @@ from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.source import Mix, Source, TarShards
-from ecopipe.stages.stage import REGISTRY, Stage
+from ecopipe.stages.stage import REGISTRY, Stage, fits, frozen, hints_of
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
 if sys.version_info >= (3, 11):
@@ -210,46 +209,13 @@ def _build(kind: type[Any], table: dict[str, Any], where: str) -> Any:
     for name, item in known.items():
         if name not in table and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {name!r} is missing. Add {name} = ...")
-    hints = _hints(kind)
+    hints = hints_of(kind)
     for name, value in table.items():
-        if not _fits(_frozen(value), hints[name]):
-            hint = f" Write it in quotes: '\"{value}\"'." if _fits(str(value), hints[name]) else ""
+        if not fits(frozen(value), hints[name]):
+            hint = f" Write it in quotes: '\"{value}\"'." if fits(str(value), hints[name]) else ""
             raise ConfigError(f"{where}: {name} = {value!r} has the wrong type. It takes {known[name].type}.{hint}")
     try:
-        return kind(**{name: _frozen(value) for name, value in table.items()})
+        return kind(**{name: frozen(value) for name, value in table.items()})
     except ConfigError as error:
         told = str(error).removeprefix(f"{kind.__name__}: ")
         raise ConfigError(f"{where}: {told}") from error
-
-
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, evaluated. (Python 3.10's get_type_hints stumbles over KW_ONLY.)"""
-    names: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        names |= vars(sys.modules[base.__module__])
-    hints = {item.name: item.type for item in dataclasses.fields(kind)}
-    return {name: eval(hint, names) if isinstance(hint, str) else hint for name, hint in hints.items()}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a TOML value suits a field's annotation."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is Literal:
-        return isinstance(value, type(inner[0]))  # the stage itself names the choices
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
-    if origin is not None:
-        return isinstance(value, origin)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(hint, type) and isinstance(value, hint)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

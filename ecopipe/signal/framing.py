@@ -131,7 +131,7 @@ def lay_out(signals: Sequence[Tensor], framing: Framing, chunk: int) -> Rows:
         total += count - 1 + reach if count else 0
     total = -(-total // chunk) * chunk
     device = signals[0].device if signals else torch.device("cpu")
-    laid = torch.zeros((total + reach) * hop, device=device)
+    laid = torch.zeros((total + reach) * hop, dtype=torch.float32, device=device)
     for signal, start, count in zip(signals, starts, counts, strict=True):
         if count and len(signal):
             _lay(laid[start * hop : (start + count - 1) * hop + framing.length], signal, framing)

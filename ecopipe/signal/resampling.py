@@ -202,9 +202,9 @@ def _filtered(audio: Tensor, rows: _Rows, blocks: _Blocks) -> Tensor:
     fill = _filler(audio, rows, blocks)
     response = blocks.response * INT16_SCALE if audio.dtype == torch.int16 else blocks.response
     skipped = blocks.before * blocks.made // blocks.size
-    made = torch.empty(len(rows.places), blocks.hop_made, device=audio.device)
+    made = torch.empty(len(rows.places), blocks.hop_made, dtype=torch.float32, device=audio.device)
     # Always ``chunk`` blocks, full or not: a transform may add in another order for another shape.
-    chunk = torch.zeros(blocks.chunk, blocks.size, device=audio.device)
+    chunk = torch.zeros(blocks.chunk, blocks.size, dtype=torch.float32, device=audio.device)
     for at in range(0, len(made), blocks.chunk):
         here = slice(at, min(at + blocks.chunk, len(made)))
         fill(chunk, here)

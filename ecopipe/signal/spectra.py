@@ -24,8 +24,7 @@ Log = Literal["none", "ln", "log10", "db"]
 Guard = Literal["clamp", "add"]
 Energy = Literal["none", "raw", "windowed"]
 
-_ROWS = {"cpu": 2048}
-_ROWS_ELSEWHERE = 16384
+_ROWS_ON_CPU, _ROWS_ELSEWHERE = 2048, 16384
 _MEL_BLOCK = 16
 
 
@@ -118,12 +117,12 @@ def spectra(signals: Sequence[Tensor], recipe: Recipe) -> Spectra:
     """
     framing = recipe.framing
     device = signals[0].device if signals else torch.device("cpu")
-    chunk = _ROWS.get(device.type, _ROWS_ELSEWHERE)
+    chunk = _ROWS_ON_CPU if device.type == "cpu" else _ROWS_ELSEWHERE
     laid = lay_out(signals, framing, chunk)
     frames = laid.signal.unfold(0, framing.length, framing.hop)
     total = len(laid.signal) // framing.hop - -(-framing.length // framing.hop)
-    found = torch.empty(total, recipe.width, device=device)
-    energy = torch.empty(total, device=device) if recipe.energy != "none" else None
+    found = torch.empty(total, recipe.width, dtype=torch.float32, device=device)
+    energy = torch.empty(total, dtype=torch.float32, device=device) if recipe.energy != "none" else None
     weights = constants(recipe, device)
     for at in range(0, total, chunk):
         frame = frames[at : at + chunk]

@@ -79,6 +79,7 @@ class DecodeAudio(SampleStage):
             raise self.refuse(f"duration_s must be seconds, above 0, or the name of a field, got {self.duration_s!r}")
         if self.md5 and self._cuts:
             raise self.refuse("md5 is that of the whole file. Leave out md5, or offset_s and duration_s.")
+        super().__post_init__()
 
     @property
     def _cuts(self) -> bool:
@@ -183,6 +184,7 @@ class Resample(SampleStage):
             raise self.refuse(f"rate_hz must be a positive int, got {self.rate_hz!r}")
         if self.quality not in get_args(Quality):
             raise self.refuse(f"unknown quality {self.quality!r}. {nearest(str(self.quality), get_args(Quality))}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio", "rate_hz")

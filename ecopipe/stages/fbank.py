@@ -92,7 +92,7 @@ class Fbank(FeatureStage):
         self.check_positive("n_mels")
         self.check_choices(window=KaldiWindow)
         for name in ("frame_length_ms", "frame_shift_ms"):
-            if round(getattr(self, name) * self.rate_hz / 1000) < 1:
+            if int(getattr(self, name) * self.rate_hz / 1000 + 1e-6) < 1:
                 raise self.refuse(f"{name} must be at least one sample, got {getattr(self, name)!r}")
         if not 0 <= self.preemphasis <= 1:
             raise self.refuse(f"preemphasis must be in 0..1, got {self.preemphasis!r}")

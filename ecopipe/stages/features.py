@@ -43,15 +43,9 @@ class FeatureStage(DeviceStage, abstract=True):
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_choices(dtype=FeatureDtype, engine=Engine)
         self.check_positive("rate_hz")
-
-    def check_positive(self, *names: str) -> None:
-        """Raises ConfigError for the first of these settings that is no positive int."""
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise self.refuse(f"{name} must be a positive int, got {value!r}")
 
     @property
     @abc.abstractmethod
@@ -103,14 +97,19 @@ class FeatureStage(DeviceStage, abstract=True):
                 f"{list(audio.shape)}; DecodeAudio(channels='mono') makes such"
             )
         most = self.recipe.framing.pad_to
-        if most:
-            longest = audio.shape[1] if offsets is None else max(batch["lengths"].tolist(), default=0)
-            if longest > most:
-                raise self.refuse(
-                    f"audio of {longest / self.rate_hz:g} s in the batch, and pad_audio_to_s is "
-                    f"{most / self.rate_hz:g}; cut it (RandomCrop, or DecodeAudio(duration_s=...)), or leave it out "
-                    "with Where"
-                )
+        if most and (offsets is not None or audio.shape[1] > most):  # only then is it worth to look at the lengths
+            for number, length in enumerate(batch["lengths"].tolist()):
+                if length > most:
+                    raise self.error(
+                        batch, number,
+                        f"its audio lasts {length / self.rate_hz:g} s, and pad_audio_to_s is {most / self.rate_hz:g}; "
+                        "cut it (RandomCrop, or DecodeAudio(duration_s=...)), or leave it out with Where",
+                    )  # fmt: skip
+
+    def error(self, batch: Batch, number: int, reason: str) -> SampleError:
+        """The error for a sample of a batch; to be raised by the caller."""
+        shard = batch.place.shards[number] if batch.place and number < len(batch.place.shards) else ""
+        return SampleError(self.label, batch.sample_keys[number], shard, reason)
 
     def _made(self, audio: Tensor, lengths: Tensor, offsets: Tensor | None) -> Tensor:
         """float32: what the recipe makes, padded or flat, by the engine."""
@@ -142,16 +141,10 @@ class FeatureStage(DeviceStage, abstract=True):
         """The sum is finite if all are; features that are not come from audio that is not."""
         if torch.isfinite(features.sum(dtype=torch.float64)):
             return
-        for number, key in enumerate(batch.sample_keys):
-            mine = features[number] if begins is None else features[begins[number] :][: counts[number]]
+        for number in range(len(counts)):
+            mine = (features[number] if begins is None else features[begins[number] :])[: counts[number]]
             if not torch.isfinite(mine).all():
-                shard = batch.place.shards[number] if batch.place and number < len(batch.place.shards) else ""
-                raise SampleError(
-                    self.label,
-                    key,
-                    shard,
-                    "its audio holds NaN, infinite or enormous values, which no feature survives",
-                )
+                raise self.error(batch, number, "its audio holds NaN, infinite or enormous values")
 
 
 def sizes(counts: Tensor) -> tuple[int, int]:

@@ -83,6 +83,7 @@ class SpecAugment(DeviceStage):
     field: str = "features"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = ("freq_masks", "freq_mask_width", "time_masks", "time_mask_width", "max_time_masks", "time_warp")
         for name in counts:
             value = getattr(self, name)
@@ -144,6 +145,7 @@ class SpecAugment(DeviceStage):
         room = lengths - 2 * width
         point = width + torch.floor(drawn[:, 0] * room).long()
         moved = point + torch.floor(drawn[:, 1] * (2 * width + 1)).long() - width
+        moved = torch.minimum(moved.clamp_min(1), lengths - 2)  # the first and the last frame stay
         return point, torch.where(room > 0, moved, point)
 
     def apply(self, batch: Batch, chance: Chance) -> Batch:

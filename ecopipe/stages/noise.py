@@ -52,6 +52,7 @@ class AddNoise(SampleStage):
             object.__setattr__(self, "snr_db", tuple(self.snr_db))
         check_range(self, "snr_db", self.snr_db)
         check_probability(self, self.p)
+        super().__post_init__()
 
     @cached_property
     def recordings(self) -> Recordings:
@@ -113,6 +114,7 @@ class Reverb(SampleStage):
         if self.normalize not in get_args(Normalize):
             known = get_args(Normalize)
             raise self.refuse(f"unknown normalize {self.normalize!r}. {nearest(str(self.normalize), known)}")
+        super().__post_init__()
 
     @cached_property
     def recordings(self) -> Recordings:

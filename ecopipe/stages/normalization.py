@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ecopipe.signal.statistics import Frames, means, squared_deviations
-from ecopipe.stages.stage import DeviceStage, from_file
+from ecopipe.stages.stage import DeviceStage, fits, from_file, hints_of
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
 VERSION = 1
+_LARGEST = 3e38
+"""Of float32."""
 
 _REMEDY = "Make it with 'ecopipe stats PIPELINE -o {path} --overwrite'."
 
@@ -72,7 +74,7 @@ class Statistics:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path}: there is no such file. {remedy}") from None
+            raise ConfigError(f"{path}: there is no such file. {remedy.replace(' --overwrite', '')}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read as JSON ({error}). {remedy}") from error
         if not isinstance(found, dict) or "version" not in found:
@@ -80,13 +82,18 @@ class Statistics:
         if found["version"] != VERSION:
             raise ConfigError(f"{path}: is of version {found['version']!r}, and {VERSION} is wanted. {remedy}")
         try:
-            made = cls(**{**found, "mean": tuple(map(float, found["mean"])), "std": tuple(map(float, found["std"]))})
+            made = cls(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: is damaged ({error}). {remedy}") from error
+        for item in dataclasses.fields(cls):
+            value, kind = getattr(made, item.name), str(item.type)
+            if not fits(value, hints_of(cls)[item.name]):
+                raise ConfigError(f"{path}: is damaged: {item.name} is {value!r}, and should be {kind}. {remedy}")
         if not made.bins == len(made.mean) == len(made.std):
             told = f"bins = {made.bins!r}, {len(made.mean)} means and {len(made.std)} deviations"
             raise ConfigError(f"{path}: is damaged: it has {told}. {remedy}")
-        if not all(map(math.isfinite, made.mean + made.std)) or min(made.std, default=0.0) < 0:
+        numbers = made.mean + made.std
+        if not all(abs(number) < _LARGEST for number in numbers) or min(made.std, default=0.0) < 0:
             raise ConfigError(f"{path}: is damaged: a mean is not finite, or a deviation not 0 or more. {remedy}")
         return made
 
@@ -132,6 +139,7 @@ class CMVN(DeviceStage):
     field: str = "features"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ddof not in (0, 1):
             raise self.refuse(f"ddof must be 0 or 1, got {self.ddof!r}")
         if self.ddof and self.stats is not None:
@@ -179,7 +187,7 @@ class CMVN(DeviceStage):
         return mean, _factor((squared_deviations(features, frames, mean) / count).sqrt_(), self.eps)
 
     @functools.cached_property
-    def _statistics(self) -> Statistics:
+    def statistics(self) -> Statistics:
         """The file's content, read once: a run is never of two contents."""
         try:
             return Statistics.read(str(self.stats))
@@ -188,7 +196,7 @@ class CMVN(DeviceStage):
 
     def of_corpus(self, bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """What features are lessened by and multiplied with, by ``stats``: float32 [bins] each, on the device."""
-        found = self._statistics
+        found = self.statistics
         if found.bins != bins:
             remedy = _REMEDY.format(path=self.stats)
             raise ConfigError(

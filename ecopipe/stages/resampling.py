@@ -47,6 +47,7 @@ class ResampleOnDevice(DeviceStage):
             raise self.refuse(f"rolloff must be in (0, 1], got {self.rolloff!r}")
         if not 0 <= self.beta <= 100:
             raise self.refuse(f"beta must be in 0..100, got {self.beta!r}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio", "lengths", "rate_hz")

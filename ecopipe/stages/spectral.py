@@ -43,8 +43,8 @@ class _Centered(FeatureStage):
             raise self.refuse(f"n_fft must be even, got {self.n_fft}")
         if self.win_length is not None and not 0 < self.win_length <= self.n_fft:
             raise self.refuse(f"win_length must be in 1..n_fft = {self.n_fft}, got {self.win_length!r}")
-        if not self.floor >= 1e-37:
-            raise self.refuse(f"floor must be at least 1e-37 (float32), got {self.floor!r}")
+        if not 1e-37 <= self.floor <= 1e37:
+            raise self.refuse(f"floor must be at least 1e-37 and at most 1e37 (float32), got {self.floor!r}")
         if not self.power > 0:
             raise self.refuse(f"power must be positive, got {self.power!r}")
         if not self.max_range >= 0:
@@ -109,11 +109,12 @@ class LogMel(_Centered):
     """``audio`` -> ``features``: the logarithm of mel-band energies, [B, frames, n_mels].
 
     Takes ``audio`` float32 [B, T] in [-1, 1] or int16 [B, T], ``lengths`` int64 [B] in samples, and ``rate_hz``. Gives
-    ``features`` and ``lengths`` in frames: 1 + L // hop_length for L samples. The audio is taken away. A flat batch
-    (``Collate(..., layout="flat")``) gives flat features, [sum of frames, n_mels], with their ``offsets``.
+    ``features`` and ``lengths`` in frames: 1 + L // hop_length for L samples, or L // hop_length with ``drop_last``.
+    The audio is taken away. A flat batch (``Collate(..., layout="flat")``) gives flat features, [sum of frames,
+    n_mels], with their ``offsets``.
 
     Frames are centred (frame n on sample n * hop_length), and each sample is reflected at its own two ends, as
-    ``numpy.pad(..., mode="reflect")`` does, however short it is; empty audio is one frame of silence. So features do
+    ``numpy.pad(..., mode="reflect")`` does, however short it is; empty audio is a frame of silence. So features do
     not depend on the padding. Silence is the logarithm of ``floor`` and never -inf.
 
     ================  ==================================================================================================

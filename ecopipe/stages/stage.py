@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +80,30 @@ class Stage:
         ours = cls.__module__.startswith("ecopipe.stages.") and cls.__module__ != __name__
         if ours and cls.__name__[0] != "_" and not abstract:
             REGISTRY[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        self.check_types()
+
+    def check_types(self) -> None:
+        """Raises for the first setting that is not of its type, or is NaN or infinite.
+
+        Raises:
+            ConfigError: Names the setting, what it is, and what it takes.
+        """
+        hints = hints_of(type(self))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if not fits(frozen(value), hints[item.name]):
+                raise self.refuse(f"{item.name} = {value!r} has the wrong type; it takes {item.type}")
+            if not _finite(value):
+                raise self.refuse(f"{item.name} must be finite, got {value!r}")
+
+    def check_positive(self, *names: str) -> None:
+        """Raises ConfigError for the first of these settings that is no positive int."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+                raise self.refuse(f"{name} must be a positive int, got {value!r}")
 
     @classmethod
     def preset(cls, preset: str, **settings: Any) -> Self:
@@ -195,3 +222,43 @@ class DeviceStage(Stage, abc.ABC):
     @abc.abstractmethod
     def apply(self, batch: Batch, chance: Chance) -> Batch:
         """The batch with fields added or replaced. The input is not changed."""
+
+
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, evaluated. (Python 3.10's get_type_hints stumbles over KW_ONLY.)"""
+    names: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        names |= vars(sys.modules[base.__module__])
+    hints = {item.name: item.type for item in dataclasses.fields(kind)}
+    return {name: eval(hint, names) if isinstance(hint, str) else hint for name, hint in hints.items()}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value suits a field's annotation; a whole number suits float, and any text a ``Literal`` of texts."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return isinstance(value, type(inner[0]))  # the stage itself names the choices
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(item, inner[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def frozen(value: Any) -> Any:
+    """A value with its lists as tuples."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

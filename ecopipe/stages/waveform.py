@@ -49,6 +49,7 @@ class Gain(SampleStage):
         check_probability(self, self.p)
         if self.clipping not in get_args(Clipping):
             raise self.refuse(f"unknown clipping {self.clipping!r}. {nearest(str(self.clipping), get_args(Clipping))}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio",)
@@ -97,6 +98,7 @@ class Speed(SampleStage):
         if wrong or not all(_is_number(factor) and 0.1 <= factor <= 10 for factor in self.factors):
             raise self.refuse(f"factors must be one or more numbers in [0.1, 10], got {self.factors!r}")
         check_probability(self, self.p)
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio",)
@@ -133,6 +135,7 @@ class RandomCrop(SampleStage):
             raise self.refuse(f"duration_s must be a number above 0, in seconds, got {self.duration_s!r}")
         if self.pad not in get_args(Pad):
             raise self.refuse(f"unknown pad {self.pad!r}. {nearest(str(self.pad), get_args(Pad))}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio", "rate_hz")

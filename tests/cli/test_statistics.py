@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import ecopipe
+from ecopipe.cli.statistics import measure
 from ecopipe.insight.statistics import Accumulation, up_to_features
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.normalization import CMVN, Statistics
-from ecopipe.vocabulary.errors import ConfigError, DataError, SampleError
+from ecopipe.vocabulary.errors import ConfigError, DataError, OutputError, SampleError
 from ecopipe.vocabulary.sample import Batch, Sample
 
 from ..conftest import ROOT, SPLITS
@@ -116,7 +117,7 @@ def test_cmvn_over_the_corpus_has_mean_0_and_variance_1(shards: Path, tmp_path: 
     out, file = tmp_path / "stats.json", tmp_path / "normalised.toml"
     kept, augment = SPEECH.read_text().split('\n[[stages]]\nstage = "SpecAugment"')
     file.write_text(kept + CMVN_STAGE.format(path=out) + '\n[[stages]]\nstage = "SpecAugment"' + augment)
-    fails("stream", file, *settings(shards), message=r"CMVN: .*stats\.json: cannot be read \(No such file")
+    fails("stream", file, *settings(shards), message=r"CMVN: .*stats\.json: there is no such file. Make it with")
     shown, _ = call("stats", file, *settings(shards), "--out", out)
     assert "left out: CMVN, SpecAugment" in shown
     assert f"wrote {out}" in shown
@@ -198,3 +199,33 @@ def test_the_file_is_json_that_others_can_read(shards: Path, tmp_path: Path) -> 
     assert found["version"] == 1
     assert len(found["mean"]) == len(found["std"]) == found["bins"] == 80
     assert [stage["stage"] for stage in found["pipeline"]["stages"]][-1] == "LogMel"
+
+
+def test_statistics_of_other_features_are_refused(shards: Path, tmp_path: Path) -> None:
+    """They have as many bins, and say of which pipeline they are."""
+    path = tmp_path / "stats.json"
+    source = ecopipe.TarShards(str(shards / "librispeech" / "train-clean-100"))
+    front = [ecopipe.Bucket("frames", max_count=8), ecopipe.DecodeAudio(), ecopipe.Collate("audio")]
+    file = tmp_path / "mel.toml"
+    file.write_text(ecopipe.dumps(ecopipe.Pipeline(source, *front, ecopipe.LogMel(n_mels=40))))
+    measure(
+        file, [], out=path, field="features", workers=0, epochs=1, limit_batches=1, device="cpu", overwrite=False
+    )  # fmt: skip
+    cmvn = ecopipe.CMVN(stats=str(path))
+    for good in (ecopipe.LogMel(n_mels=40), ecopipe.LogMel(n_mels=40, engine="matmul", pad_value=-3.0)):
+        next(iter(ecopipe.Pipeline(source, *front, good, cmvn)))
+    for other, told in (
+        (ecopipe.LogMel(n_mels=40, log="db"), r"behind other device stages: \[0\].log was 'ln' and is 'db'"),
+        (ecopipe.Fbank(n_mels=40), r"behind other device stages: \[0\].stage was 'LogMel' and is 'Fbank'"),
+    ):
+        with pytest.raises(ConfigError, match=f"CMVN: .*stats.json was measured {told}.*ecopipe stats"):
+            next(iter(ecopipe.Pipeline(source, *front, other, cmvn)))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/stats.json: cannot be written \(Not a directory|File exists\)"):
+        measure(
+            tmp_path / "no-such.toml", [], out=tmp_path / "file" / "stats.json", field="features", workers=0,
+            epochs=1, limit_batches=None, device="cpu", overwrite=False,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -139,16 +140,16 @@ def test_audio_of_two_rates_is_refused():
     )
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_audio_that_is_not_finite_is_refused(wrong):
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2e6, -1e30])
+def test_audio_that_is_not_finite_or_enormous_is_refused(wrong):
     audio = np.linspace(-1, 1, 100, dtype=np.float32)
     broken = audio.copy()
     broken[40:] = wrong
     samples = [Sample("a", {"audio": audio, "rate_hz": 8000}), Sample("b", {"audio": broken, "rate_hz": 8000})]
-    with pytest.raises(SampleError, match=f"'b'.*its audio holds {wrong} at place 40 of 100"):
+    with pytest.raises(SampleError, match=rf"'b'.*its audio holds {re.escape(format(wrong, 'g'))} at place 40 of 100"):
         Collate("audio").apply(samples)
-    huge = Sample("c", {"audio": np.full(100, 3e38, np.float32), "rate_hz": 8000})  # its sum overflows
-    assert Collate("audio").apply([huge])["audio"].isfinite().all()
+    loud = Sample("c", {"audio": np.full(100, 1e6, np.float32), "rate_hz": 8000})
+    assert Collate("audio").apply([loud])["audio"].isfinite().all()
 
 
 def test_the_batch_owns_its_memory():

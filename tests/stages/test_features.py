@@ -125,8 +125,27 @@ def test_no_sample_has_a_frame():
 
 
 def test_whisper_is_refused_what_is_longer():
-    with pytest.raises(ConfigError, match="LogMel: audio of 31 s in the batch, and pad_audio_to_s is 30; cut it"):
-        LogMel.preset("whisper").apply(batch([speechlike(31 * 16000)]), CHANCE)
+    given = batch([speechlike(1000), speechlike(31 * 16000)])
+    with pytest.raises(
+        SampleError, match="LogMel: sample 'k1': its audio lasts 31 s, and pad_audio_to_s is 30; cut it"
+    ):
+        LogMel.preset("whisper").apply(given, CHANCE)
+    stage = LogMel.preset("whisper", pad_audio_to_s=0.1)  # padding may be wider than that
+    (found,), (wide,) = features(stage, [speechlike(900)]), features(stage, [speechlike(900)], wider=5000)
+    assert torch.equal(found, wide)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_no_default_dtype_has_a_say(stage, dtype):
+    audio = speechlike(5000)
+    (expected,) = features(stage, [audio])
+    torch.set_default_dtype(dtype)
+    try:
+        (found,) = features(stage, [audio])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 def test_presets():
@@ -184,6 +203,13 @@ def test_engines_agree():
         (lambda: LogMel(max_range=-1.0), "LogMel: max_range must be at least 0, got -1.0"),
         (lambda: LogMel(dtype="float16"), "LogMel: unknown dtype 'float16'. Did you mean 'bfloat16'?"),
         (lambda: LogMel(engine="cuda"), "LogMel: unknown engine 'cuda'."),
+        (lambda: LogMel(power="2"), "LogMel: power = '2' has the wrong type; it takes float"),
+        (lambda: LogMel(drop_last="yes"), "LogMel: drop_last = 'yes' has the wrong type; it takes bool"),
+        (lambda: LogMel(win_length=True), "LogMel: win_length = True has the wrong type; it takes int | None"),
+        (lambda: LogMel(shift=math.inf), "LogMel: shift must be finite, got inf"),
+        (lambda: LogMel(pad_value=math.nan), "LogMel: pad_value must be finite, got nan"),
+        (lambda: LogMel(floor=1e39), "LogMel: floor must be at least 1e-37 and at most 1e37 (float32), got 1e+39"),
+        (lambda: Fbank(frame_shift_ms=0.05), "Fbank: frame_shift_ms must be at least one sample, got 0.05"),
         (lambda: Spectrogram(max_range=8.0), "Spectrogram: max_range is in units of the logarithm; set log"),
         (
             lambda: LogMel().apply(flat([speechlike(9)]).with_fields(audio=torch.zeros(1, 9)), CHANCE),
