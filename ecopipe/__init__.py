@@ -34,6 +34,7 @@ _HOME = {
     "ResampleOnDevice": "ecopipe.stages.resampling",
     "Gain": "ecopipe.stages.waveform",
     "Speed": "ecopipe.stages.waveform",
+    "NormalizeAudio": "ecopipe.stages.waveform",
     "RandomCrop": "ecopipe.stages.waveform",
     "AddNoise": "ecopipe.stages.noise",
     "Reverb": "ecopipe.stages.noise",

@@ -24,7 +24,7 @@ from ecopipe.stages.source import Mix, TarShards
 from ecopipe.stages.spectral import LogMel, Spectrogram
 from ecopipe.stages.stage import REGISTRY
 from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
-from ecopipe.stages.waveform import Gain, RandomCrop, Speed
+from ecopipe.stages.waveform import Gain, NormalizeAudio, RandomCrop, Speed
 
 from . import laws
 from .conftest import ROOT, SPLITS
@@ -104,6 +104,7 @@ def spectra(shards: Path) -> Pipeline:
         TarShards(str(shards / "librispeech" / "train-clean-100")),
         Bucket("frames", max_count=6),
         DecodeAudio(dtype="int16"),
+        NormalizeAudio(),
         Collate("audio"),
         Spectrogram(n_fft=128, log="db", max_range=60.0, dtype="bfloat16"),
     )

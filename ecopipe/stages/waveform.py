@@ -1,4 +1,4 @@
-"""Stages that change the waveform of a sample by draws of its key: gain, speed, crop. Noise and rooms: ``noise``.
+"""Stages that change the waveform of a sample by draws of its key: gain, speed, crop; and its norm. Noise: ``noise``.
 
 ``audio`` is float32 [T] in [-1, 1] or int16 [T], or [T, channels] of either, and keeps its dtype: int16 is rounded,
 halves to even, and clipped at full scale. A stage draws what it needs in one order from the key of the sample, so the
@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ecopipe.formats.audio import INT16_SCALE
 from ecopipe.signal.waveform import Audio, as_dtype, resampled
 from ecopipe.stages.stage import SampleStage, Stage
 from ecopipe.vocabulary.errors import nearest
@@ -158,6 +159,39 @@ class RandomCrop(SampleStage):
                 raise ValueError("its audio is empty, and there is nothing to repeat; set pad='zero', or leave it out")
             return sample.with_fields(audio=np.resize(audio, (wanted, *audio.shape[1:])))
         return sample.with_fields(audio=np.pad(audio, [(0, lack)] + [(0, 0)] * (audio.ndim - 1)))
+
+
+@dataclass(frozen=True)
+class NormalizeAudio(SampleStage):
+    """``audio`` less its mean, over the root of its variance plus ``eps``: float32, as models of raw waveforms want it.
+
+    int16 is taken as x / 32768. With the default it is what wav2vec 2.0 was trained on with ``normalize=True``, and
+    transformers' ``Wav2Vec2FeatureExtractor`` makes; silence becomes 0.
+
+    Args:
+        eps: Added to the variance.
+    """
+
+    _: KW_ONLY
+    eps: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.eps > 0:
+            raise self.refuse(f"eps must be above 0, got {self.eps!r}")
+
+    def needs(self) -> tuple[str, ...]:
+        return ("audio",)
+
+    def gives(self) -> tuple[str, ...]:
+        return ("audio",)
+
+    def apply(self, sample: Sample, chance: Chance) -> Sample:
+        audio = audio_of(sample)
+        wave = audio.astype(np.float64) * (INT16_SCALE if audio.dtype == np.int16 else 1.0)
+        if wave.size:
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + self.eps)
+        return sample.with_fields(audio=wave.astype(np.float32))
 
 
 def audio_of(sample: Sample) -> Audio:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ecopipe.stages.waveform import Gain, RandomCrop, Speed
+from ecopipe.stages.waveform import Gain, NormalizeAudio, RandomCrop, Speed
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
@@ -271,3 +271,19 @@ def test_wrong_settings(make, message):
 def test_lists_are_as_good_as_tuples():
     assert Speed([0.9, 1.1]) == Speed((0.9, 1.1))
     assert hash(Speed([0.9])) == hash(Speed((0.9,)))
+
+
+def test_normal_audio_is_that_of_wav2vec():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    rng = np.random.default_rng(0)
+    for audio in (rng.standard_normal(16000).astype(np.float32) * 0.1 + 0.3, np.zeros(100, np.float32)):
+        expected = theirs(audio, sampling_rate=16000, return_tensors="np")["input_values"][0]
+        found = NormalizeAudio().apply(Sample("a", {"audio": audio}), CHANCE)["audio"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert found.dtype == np.float32
+    whole = NormalizeAudio().apply(Sample("a", {"audio": np.array([-16384, 16384], np.int16)}), CHANCE)["audio"]
+    np.testing.assert_allclose(whole, [-1, 1], atol=1e-6)
+    assert NormalizeAudio().apply(Sample("a", {"audio": np.zeros(0, np.float32)}), CHANCE)["audio"].size == 0
+    with pytest.raises(ConfigError, match="NormalizeAudio: eps must be above 0, got 0"):
+        NormalizeAudio(eps=0.0)
