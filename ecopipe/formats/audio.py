@@ -3,11 +3,13 @@
 What a file is, its first bytes say; its extension only names it in messages. A header that was read once is what a
 decoded array is checked against: a damaged or truncated file raises, and never comes back shorter than it says. FLAC
 and WAV headers are parsed in :mod:`ecopipe.formats.flac` and :mod:`ecopipe.formats.wav`, everything else is read by
-libsndfile, its length checked against what its container says.
+libsndfile, its length checked against what its container says. Of what libsndfile reads, containers are refused
+whose end nothing here could check: VOC, IRCAM, PAF and the like. ID3v2 tags in front of any file are passed over.
 
 What cannot be seen: a truncated MP3 that has no Xing header and was cut between two of its frames; a changed byte in
 the samples of PCM, or in a lossy packet that still decodes to the right length; and, in a read of a piece, damage
-outside that piece that leaves headers and the end of the file as they are.
+outside that piece that leaves headers and the end of the file as they are; and that a WAV without a size, as pipes
+write it, was cut.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "oga", "opus", "mp3", "sph", "aiff", "
 INT16_SCALE = 1 / 32768
 """int16 * INT16_SCALE is float32 in [-1, 1), exactly."""
 
+_EMPTY_TAG = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
+
 
 def probe(data: bytes, kind: str) -> AudioInfo:
     """What the header of an audio file says, without decoding it.
@@ -39,9 +43,10 @@ def probe(data: bytes, kind: str) -> AudioInfo:
     Raises:
         ValueError: The header is damaged, or not one of audio.
     """
+    data = containers.untagged(data, kind)
     if data[:4] == b"fLaC":
         return flac.probe(data)
-    if data[:4] == b"RIFF":
+    if data[:4] in wav.MARKS:
         return wav.probe(data).info
     return _open(data, kind)[1]
 
@@ -52,10 +57,11 @@ def check(data: bytes, kind: str) -> AudioInfo:
     Raises:
         ValueError: The file is damaged or truncated, as far as can be seen without decoding it.
     """
+    data = containers.untagged(data, kind)
     if data[:4] == b"fLaC":
         info = flac.probe(data)
         flac.check_end(data, info)
-    elif data[:4] == b"RIFF":
+    elif data[:4] in wav.MARKS:
         layout = wav.probe(data)
         info = layout.info
         wav.check_end(data, layout)
@@ -89,17 +95,18 @@ def decode(
 
     Raises:
         ValueError: The file is damaged, truncated, or not one of audio; it holds NaN or Inf; the piece is not within
-            it. A FLAC of no samples is refused: it looks like the beginning of a stream that was cut.
+            it. No samples at all are refused, but in a WAV: they look like the beginning of a stream that was cut.
     """
     if md5 and (start or frames is not None):
         raise ValueError("the MD5 of a FLAC is that of all its samples; leave md5 out to read a piece")
+    data = containers.untagged(data, kind)
     audio: npt.NDArray[Any]
     if data[:4] == b"fLaC":
         info = flac.probe(data)
         flac.check_end(data, info)
         end = end_of_piece(info, start, frames)
         audio = flac.read(data, info, start, end, md5=md5)
-    elif data[:4] == b"RIFF":
+    elif data[:4] in wav.MARKS:
         layout = wav.probe(data)
         wav.check_end(data, layout)
         info = layout.info
@@ -117,15 +124,34 @@ def decode(
 
 
 def _open(data: bytes, kind: str) -> tuple[bytes, AudioInfo]:
-    """What libsndfile is given to read, and its header, with the length by the file itself."""
-    frames = None
-    if data[:7] == b"NIST_1A":
-        frames = sph.frames(data)
-    elif mp3.looks_like(data):
-        frames = mp3.count(data)
+    """What libsndfile is given to read, and its header, with the length by the file itself.
+
+    Raises:
+        ValueError: The header is damaged, or one of a container whose end cannot be checked.
+    """
+    if mp3.looks_like(data):
+        return _open_mp3(data, kind)
+    if not containers.known(data):
+        raise ValueError(
+            f"not readable as {kind}: its format is {libsndfile.format_of(data, kind)}, of which nothing here can "
+            "check that it is whole; convert it to WAV or FLAC, such as with sox IN OUT.flac"
+        )
+    info = libsndfile.probe(data, kind)
+    if info.frames == 0:
+        raise ValueError(
+            f"damaged {kind}: the header says no samples, in a file of {len(data)} bytes; it was not closed by what "
+            "recorded it, or is empty: encode it again from its source, or leave the sample out"
+        )
+    frames = sph.frames(data) if data[:7] == b"NIST_1A" else None
+    return data, info if frames is None else replace(info, frames=frames)
+
+
+def _open_mp3(data: bytes, kind: str) -> tuple[bytes, AudioInfo]:
+    frames = mp3.count(data)
+    data = _EMPTY_TAG + data  # without a tag, libsndfile would rather read a file "._" of the working directory
     info = libsndfile.probe(data, kind)
     if frames is None:
         return data, info
-    if 0 < info.frames < frames:  # an MP3's, estimated from its bytes, beyond which libsndfile reads nothing: add some
+    if 0 < info.frames < frames:  # estimated from its bytes, beyond which libsndfile reads nothing: add some
         data += bytes(len(data) * (frames - info.frames) // info.frames + 4096)
     return data, replace(info, frames=frames)

@@ -1,16 +1,15 @@
 """Whether a file of audio is as long as it says itself: what libsndfile does not look at.
 
-libsndfile reads a truncated AIFF, AU, CAF, W64, SPH or Ogg as a shorter one.
+libsndfile reads a truncated AIFF, AU, CAF, W64, SPH or Ogg as a shorter one, and of a chained Ogg the first stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from ecopipe.formats import sph
 
-_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
+_AU: dict[bytes, Literal["big", "little"]] = {b".snd": "big", b"dns.": "little"}
 
 
 class _Chunks(NamedTuple):
@@ -32,28 +31,52 @@ _CHUNKED = {
 }
 
 
+def untagged(data: bytes, kind: str) -> bytes:
+    """The file without the ID3v2 tags in front of it. Seven bits to a byte are the size of one, and a flag its footer.
+
+    Raises:
+        ValueError: The file ends within such a tag.
+    """
+    at = 0
+    while data[at : at + 3] == b"ID3" and len(data) >= at + 10 and max(data[at + 6 : at + 10]) < 0x80:
+        high, mid, low, lowest = data[at + 6 : at + 10]
+        at += 10 + (high << 21 | mid << 14 | low << 7 | lowest) + (10 if data[at + 5] & 0x10 else 0)
+    if at and at >= len(data):
+        raise ValueError(f"damaged {kind}: its ID3 tag ends at byte {at}, {len(data)} are there; the file is truncated")
+    return data[at:] if at else data
+
+
+def known(data: bytes) -> bool:
+    """Whether a file is of a container whose end :func:`check_end` can check."""
+    return data[:4] == b"OggS" or data[:4] in _AU or data[:7] == b"NIST_1A" or _layout(data) is not None
+
+
 def check_end(data: bytes, kind: str) -> None:
     """Refuses a file that ends before its container says. What the container does not say passes.
 
     Raises:
-        ValueError: The file is truncated, or is a compressed SPH.
+        ValueError: The file is truncated, or is a compressed SPH or a chained Ogg.
     """
-    if data[:4] == b"OggS":
-        if not any(_ends_stream(data, at) for at in _last_pages(data)):
-            raise ValueError(f"damaged {kind}: its last page is missing or cut; the file is truncated")
-        return
     end = None
-    if data[:4] in _CHUNKED:
-        end = _end_of_chunk(data, _CHUNKED[data[:4]])
-    elif data[:4] == b".snd" and len(data) >= 12 and data[8:12] != b"\xff\xff\xff\xff":
-        end = int.from_bytes(data[4:8], "big") + int.from_bytes(data[8:12], "big")
+    if data[:4] == b"OggS":
+        _check_pages(data, kind)
+    elif layout := _layout(data):
+        end = _end_of_chunk(data, layout, kind)
+    elif (order := _AU.get(data[:4])) and len(data) >= 12 and data[8:12] != b"\xff\xff\xff\xff":
+        end = int.from_bytes(data[4:8], order) + int.from_bytes(data[8:12], order)
     elif data[:7] == b"NIST_1A":
         end = sph.end(data)
     if end is not None and end > len(data):
         raise ValueError(f"damaged {kind}: the header says {end} bytes, {len(data)} are there; the file is truncated")
 
 
-def _end_of_chunk(data: bytes, layout: _Chunks) -> int | None:
+def _layout(data: bytes) -> _Chunks | None:
+    if data[:4] == b"FORM" and data[8:12] not in (b"AIFF", b"AIFC"):
+        return None
+    return _CHUNKED.get(data[:4])
+
+
+def _end_of_chunk(data: bytes, layout: _Chunks, kind: str) -> int | None:
     """The end of the chunk of samples; None where it says that it goes on to the end of the file."""
     at, head = layout.at, layout.name_bytes + layout.size_bytes
     while at + head <= len(data):
@@ -65,20 +88,27 @@ def _end_of_chunk(data: bytes, layout: _Chunks) -> int | None:
             return None if size >> (8 * layout.size_bytes - 1) else at + head + size
         at += head + max(size, 0)
         at += -at % layout.padded_to
-    return None
+    raise ValueError(f"damaged {kind}: no chunk of samples in its {len(data)} bytes; the file is truncated")
 
 
-def _last_pages(data: bytes) -> Iterator[int]:
-    """Where the last pages of an Ogg begin, the last one first."""
-    at, lowest = len(data), len(data) - 2 * _LARGEST_OGG_PAGE
-    while (at := data.rfind(b"OggS", 0, at)) >= max(0, lowest):
-        yield at
+def _check_pages(data: bytes, kind: str) -> None:
+    """Refuses an Ogg whose last page is not whole, and one of several streams, the one behind the other.
 
-
-def _ends_stream(data: bytes, at: int) -> bool:
-    """Whether the page of an Ogg is whole, and marked as the last one of its stream (RFC 3533 section 6)."""
-    lacing = at + 27
-    if lacing > len(data) or not data[at + 5] & 4:
-        return False
-    body = lacing + data[at + 26]
-    return body <= len(data) and body + sum(data[lacing:body]) <= len(data)
+    By RFC 3533 section 6: of the flags of a page, 2 begins a stream, and 4 ends it. Streams that begin together,
+    before any page of data, are played at the same time.
+    """
+    at, in_data, ended = data.find(b"OggS"), False, False
+    while 0 <= at <= len(data) - 27:
+        lacing, flags = at + 27, data[at + 5]
+        body = lacing + data[at + 26]
+        end = body + sum(data[lacing:body])
+        if flags & 2 and in_data:
+            raise ValueError(
+                f"chained {kind}: another stream begins at byte {at} of {len(data)}, and libsndfile reads only the "
+                "first; make them one, such as with ffmpeg -i IN OUT.flac, or a sample of each"
+            )
+        in_data = not flags & 2
+        ended = flags & 4 > 0 and body <= len(data) and end <= len(data)
+        at = data.find(b"OggS", end)
+    if not ended:
+        raise ValueError(f"damaged {kind}: its last page is missing or cut; the file is truncated")

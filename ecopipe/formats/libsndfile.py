@@ -21,13 +21,27 @@ def probe(data: bytes, kind: str) -> AudioInfo:
     Raises:
         ValueError: It is none that libsndfile knows.
     """
+    info = _info(data, kind)
+    return AudioInfo(info.samplerate, info.frames, info.channels, _BITS.get(info.subtype, 0))
+
+
+def format_of(data: bytes, kind: str) -> str:
+    """What libsndfile takes a file for, and its coding, such as ``"VOC (PCM_16)"``.
+
+    Raises:
+        ValueError: It is none that libsndfile knows.
+    """
+    info = _info(data, kind)
+    return f"{info.format} ({info.subtype})"
+
+
+def _info(data: bytes, kind: str) -> Any:
     soundfile = _soundfile()
     try:
-        info = soundfile.info(io.BytesIO(data))
+        return soundfile.info(io.BytesIO(data))
     except (soundfile.SoundFileError, RuntimeError) as error:
         begins = f"begins with {data[:4]!r}" if data else "is empty"
         raise ValueError(f"not readable as {kind}: it {begins}; libsndfile: {_reason(error)}") from error
-    return AudioInfo(info.samplerate, info.frames, info.channels, _BITS.get(info.subtype, 0))
 
 
 def read(data: bytes, kind: str, info: AudioInfo, start: int, end: int, dtype: str = "float32") -> Any:

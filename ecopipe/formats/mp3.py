@@ -15,12 +15,12 @@ _TAGS = (b"TAG", b"APE", b"LYR", b"ID3")
 
 
 def looks_like(data: bytes) -> bool:
-    """Whether a file begins as an MP3 does."""
-    return data[:3] == b"ID3" or _frame(data, 0) is not None
+    """Whether a file begins as an MP3 does that has no ID3v2 tag."""
+    return _frame(data, 0) is not None
 
 
 def count(data: bytes) -> int | None:
-    """The samples per channel of an MP3 without a Xing or Info frame.
+    """The samples per channel of an MP3 without a Xing or Info frame, and without an ID3v2 tag.
 
     None where such a frame gives the length (it also says what to cut at both ends, which the decoder does), or where
     the walk meets something else than Layer III.
@@ -28,14 +28,12 @@ def count(data: bytes) -> int | None:
     Raises:
         ValueError: The last frame is cut, or there are fewer or more than the Xing or Info frame says.
     """
-    at = _behind_tag(data)
-    first = _frame(data, at)
+    first = _frame(data, 0)
     if first is None:
         return None
-    samples = 1152 if data[at + 1] & 0x08 else 576
-    declared, frames = _declared(data[at : at + first]), 0
-    if declared is not None:
-        at += first
+    samples = 1152 if data[1] & 0x08 else 576
+    declared, frames = _declared(data[:first]), 0
+    at = 0 if declared is None else first
     while size := _frame(data, at):
         at += size
         frames += 1
@@ -51,16 +49,6 @@ def count(data: bytes) -> int | None:
             "the file is truncated or some of its bytes were changed"
         )
     return None
-
-
-def _behind_tag(data: bytes) -> int:
-    """Where the audio begins: behind an ID3v2 tag, whose size has seven bits to a byte."""
-    if data[:3] != b"ID3" or len(data) < 10:
-        return 0
-    size = 0
-    for byte in data[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if data[5] & 0x10 else 0)
 
 
 def _frame(data: bytes, at: int) -> int | None:
@@ -79,6 +67,6 @@ def _frame(data: bytes, at: int) -> int | None:
 def _declared(frame: bytes) -> int | None:
     """The count of frames that a Xing or Info frame declares, 0 where it declares none; None if it is another frame."""
     for name in (b"Xing", b"Info"):
-        if (at := frame.find(name, 0, 44)) > 0:
+        if (at := frame.find(name, 0, 44)) > 0 and len(frame) >= at + 12:
             return int.from_bytes(frame[at + 8 : at + 12], "big") if frame[at + 7] & 1 else 0
     return 0 if frame[36:40] == b"VBRI" else None

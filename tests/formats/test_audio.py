@@ -282,48 +282,6 @@ def test_no_message_holds_an_address():
         probe(b"nonsense", "mp3")
 
 
-# -- WAV layouts --------------------------------------------------------------------------------------------------
-
-
-def test_wav_chunks_of_odd_size_are_padded():
-    odd = b"LIST" + struct.pack("<I", 3) + b"abc\x00"
-    audio, rate_hz = decode(wav(before=odd), "wav")
-    assert (audio[:, 0].tolist(), rate_hz) == ([1, 2], 8000)
-
-
-def test_wav_extensible():
-    guid = struct.pack("<H", 1) + bytes.fromhex("000000001000800000aa00389b71")
-    extra = struct.pack("<HHI", 22, 16, 4) + guid
-    data = wav(form=(0xFFFE, 1, 8000, 16000, 2, 16), extra=extra)
-    assert probe(data, "wav") == AudioInfo(8000, 2, 1, 16)
-    assert decode(data, "wav")[0][:, 0].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-def test_wav_extensible_of_libsndfile(subtype):
-    stream = io.BytesIO()
-    soundfile.write(stream, RNG.uniform(-1, 1, (500, 3)), 16000, format="WAVEX", subtype=subtype)
-    audio, _ = decode(stream.getvalue(), "wav")
-    expected, _ = soundfile.read(io.BytesIO(stream.getvalue()), dtype=str(audio.dtype), always_2d=True)
-    np.testing.assert_array_equal(audio, expected)
-
-
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
-def test_wav_with_chunks_behind_its_samples(subtype):
-    data = encoded("wav", subtype, frames=1000)
-    longer = data + b"LIST" + struct.pack("<I", 4) + b"INFO"
-    assert len(decode(longer, "wav")[0]) == 1000
-    np.testing.assert_array_equal(decode(longer, "wav")[0], decode(data, "wav")[0])
-
-
-def test_wav_written_to_a_pipe_goes_on_to_the_end():
-    assert decode(wav(size=0xFFFFFFFF), "wav")[0][:, 0].tolist() == [1, 2]
-
-
-def test_wav_stops_at_the_size_of_its_data_chunk():
-    assert decode(wav(b"\x01\x00\x02\x00LIST", size=4), "wav")[0][:, 0].tolist() == [1, 2]
-
-
 # -- numbers that are none ----------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,21 @@
-"""A file of audio that ends before it says is refused, by its header alone: SPH, MP3, Ogg, AIFF, AU, CAF, W64."""
+"""A file of audio that ends before it says is refused, by its header alone: SPH, MP3, Ogg, AIFF, AU, CAF, W64.
+
+So are containers of which nobody can say that they are whole.
+"""
 
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from ecopipe.formats.audio import check, decode
+from ecopipe.formats.audio import check, decode, probe
 
 from ..conftest import real
 from .test_audio import RNG, encoded
+from .test_flac import TAGS
 
 TRUNCATED = "the file is truncated|could be decoded|libsndfile: "
 
@@ -46,6 +49,22 @@ def test_every_cut_is_refused_before_decoding(kind, subtype):
                 read(data[:-lost], kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        *(("aiff", "PCM_16"), ("aiff", "IMA_ADPCM"), ("au", "PCM_16"), ("caf", "PCM_16"), ("caf", "ALAC_16")),
+        *(("w64", "PCM_16"), ("nist", "PCM_16"), ("rf64", "PCM_16"), ("wav", "PCM_24")),
+        *(("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III")),
+    ],
+)
+def test_a_cut_at_any_byte_of_the_header_is_refused(kind, subtype):
+    data = encoded(kind, subtype, frames=1000)
+    for end in range(min(1200, len(data))):
+        for read in (check, decode):
+            with pytest.raises(ValueError, match=f"{kind}|wav"):
+                read(data[:end], kind)
+
+
 @pytest.mark.parametrize("name", ["stereo.sph", "198-209-0000.ogg", "mono_c0.opus", "stereo.mp3"])
 def test_a_cut_real_file_is_refused(name):
     data, kind = real("audio_misc", name).read_bytes(), name.rpartition(".")[2]
@@ -65,6 +84,69 @@ def test_au_without_a_size_goes_on_to_the_end():
     unsized = data[:8] + b"\xff\xff\xff\xff" + data[12:]
     assert check(unsized, "au").frames == 500
     np.testing.assert_array_equal(decode(unsized, "au")[0], decode(data, "au")[0])
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW"])
+def test_au_of_little_endian(subtype):
+    data = encoded("au", subtype, frames=500, endian="LITTLE")
+    assert data[:4] == b"dns."
+    np.testing.assert_array_equal(decode(data, "au")[0], decode(encoded_as(data, "AU", subtype), "au")[0])
+    for lost in (1, 7, 200):
+        with pytest.raises(
+            ValueError, match=rf"^damaged au: the header says {len(data)} bytes, {len(data) - lost} are"
+        ):
+            check(data[:-lost], "au")
+
+
+def encoded_as(data, kind, subtype):
+    """The samples of another file."""
+    stream = io.BytesIO()
+    soundfile.write(stream, *soundfile.read(io.BytesIO(data)), format=kind, subtype=subtype)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["au", "aiff", "caf"])
+def test_no_samples_at_all_are_refused(kind):
+    """A recorder that crashed leaves such a header."""
+    data = encoded(kind, "PCM_16", frames=0)
+    message = (
+        rf"^damaged {kind}: the header says no samples, in a file of {len(data)} bytes; it was not closed by what "
+    )
+    for read in (probe, check, decode):
+        with pytest.raises(ValueError, match=message):
+            read(data, kind)
+
+
+UNCHECKED = {
+    name: subtype
+    for name, subtype in {
+        **dict.fromkeys(("AVR", "HTK", "IRCAM", "MPC2K", "PAF", "PVF", "SDS", "SVX", "VOC"), "PCM_16"),
+        "MAT4": "DOUBLE",
+        "MAT5": "DOUBLE",
+        "WVE": "ALAW",
+        "XI": "DPCM_16",
+    }.items()
+    if name in soundfile.available_formats()
+}
+
+
+@pytest.mark.parametrize("name", UNCHECKED)
+def test_a_container_that_cannot_be_checked_is_refused(name):
+    data = encoded(name, UNCHECKED[name], frames=4000)
+    assert len(soundfile.read(io.BytesIO(data))[0]) >= 4000
+    message = (
+        rf"^not readable as wav: its format is {name} \({UNCHECKED[name]}\), of which nothing here can check that it "
+        r"is whole; convert it to WAV or FLAC, such as with sox IN OUT.flac$"
+    )
+    for read in (probe, check, decode):
+        with pytest.raises(ValueError, match=message):
+            read(data, "wav")
+
+
+def test_every_format_that_libsndfile_writes_is_refused_or_checked():
+    """SD2 keeps its header in another file."""
+    checked = {"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
+    assert set(soundfile.available_formats()) - {"RAW", "SD2"} == checked | set(UNCHECKED)
 
 
 def test_the_message_names_both_sizes():
@@ -88,6 +170,43 @@ def test_ogg_without_its_last_page_is_refused():
 def test_ogg_with_bytes_behind_its_last_page():
     data = encoded("ogg", "VORBIS", frames=20_000)
     assert check(data + b"TAG" + bytes(125), "ogg").frames == 20_000
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_chained_ogg_is_refused(subtype):
+    """libsndfile reads the first of the streams, and says nothing of the others."""
+    first, second = encoded("ogg", subtype, frames=30_000), encoded("ogg", subtype, frames=9_000)
+    assert soundfile.info(io.BytesIO(first + second)).frames == 30_000
+    message = (
+        rf"^chained ogg: another stream begins at byte {len(first)} of {len(first + second)}, and libsndfile reads "
+        r"only the first; make them one, such as with ffmpeg -i IN OUT.flac, or a sample of each$"
+    )
+    for chained in (first + second, first + second + first):
+        for read in (check, decode):
+            with pytest.raises(ValueError, match=message.replace(str(len(first + second)), str(len(chained)))):
+                read(chained, "ogg")
+    with pytest.raises(ValueError, match="^chained ogg: "):
+        decode(first + second, "ogg", start=0, frames=100)
+
+
+@pytest.mark.parametrize("name", ["198-209-0000.ogg", "mono_c0.opus"])
+def test_chained_real_ogg_is_refused(name):
+    data, kind = real("audio_misc", name).read_bytes(), name.rpartition(".")[2]
+    assert check(data, kind) == probe(data, kind)
+    with pytest.raises(ValueError, match=f"^chained {kind}: another stream begins at byte {len(data)} of "):
+        check(data + data, kind)
+
+
+def test_streams_that_begin_together_are_no_chain():
+    """As of a file with a Skeleton, whose own stream ends before the audio begins: its end is not that of the audio."""
+    data = encoded("ogg", "VORBIS", frames=200_000)
+    begun, ended = (b"OggS\x00" + bytes([flag]) + bytes(8) + b"side" + bytes(8) + b"\x01\x00" for flag in (2, 4))
+    second = data.index(b"OggS", 4)
+    mixed = data[:second] + begun + ended + data[second:]
+    assert check(mixed, "ogg").frames == 200_000
+    np.testing.assert_array_equal(decode(mixed, "ogg")[0], decode(data, "ogg")[0])
+    with pytest.raises(ValueError, match="^damaged ogg: its last page is missing or cut; the file is truncated$"):
+        check(mixed[: mixed.rindex(b"OggS")], "ogg")
 
 
 # -- SPH ----------------------------------------------------------------------------------------------------------
@@ -163,13 +282,34 @@ def test_mp3_without_a_xing_frame_is_as_long_as_its_frames(rate_hz, tail):
     assert len(audio) >= 5 * rate_hz
 
 
-def test_mp3_behind_an_id3_tag():
-    data = mp3()
-    tag = b"ID3\x04\x00\x00" + struct.pack(">I", 0x0102) + bytes(0x82)  # 1 * 128 + 2 bytes
-    assert check(tag + data, "mp3") == check(data, "mp3")
-    assert len(decode(tag + data, "mp3")[0]) == 80000
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("tagged", [True, False])
+def test_mp3_behind_id3_tags(tags, tagged):
+    """libsndfile alone refuses an empty one, and one with a footer."""
+    data = mp3(tagged=tagged)
+    assert check(tags + data, "mp3") == probe(tags + data, "mp3") == check(data, "mp3")
+    np.testing.assert_array_equal(decode(tags + data, "mp3")[0], decode(data, "mp3")[0])
     with pytest.raises(ValueError, match="mp3"):
-        check((tag + data)[:-2000], "mp3")
+        check((tags + data)[:-2001], "mp3")
+
+
+def test_mp3_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    """Without a tag in front, libsndfile looks for the other half of an SD2 first."""
+    data = mp3()
+    expected, _ = decode(data, "mp3")
+    (tmp_path / "._").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.info(io.BytesIO(data))
+    np.testing.assert_array_equal(decode(data, "mp3")[0], expected)
+
+
+def test_mp2_is_refused():
+    """Layer II: its frames are not counted here."""
+    data = (bytes.fromhex("fffd8004") + bytes(413)) * 20
+    assert soundfile.info(io.BytesIO(data)).subtype == "MPEG_LAYER_II"
+    with pytest.raises(ValueError, match=r"^not readable as mp3: its format is MP3 \(MPEG_LAYER_II\), of which "):
+        check(data, "mp3")
 
 
 def test_mp3_that_lost_frames_is_refused():

@@ -1,4 +1,4 @@
-"""FLAC against the MD5 of its header."""
+"""FLAC against the MD5 of its header, and behind ID3v2 tags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ecopipe.formats.audio import decode
+from ecopipe.formats.audio import check, decode, probe
 
 from ..conftest import real
 from .test_audio import encoded, flipped
@@ -97,3 +97,39 @@ def test_every_real_flac_has_its_md5():
         decode(data, "flac", md5=True)
     with pytest.raises(ValueError, match=MESSAGE):
         decode(flipped(data, 26, 0), "flac", md5=True)
+
+
+# -- behind ID3v2 tags --------------------------------------------------------------------------------------------
+
+
+def id3(size, *, footer=False):
+    """A tag of ``size`` bytes behind its header, with a size of seven bits to a byte."""
+    sized = bytes([4, 0, 0x10 if footer else 0, *(size >> shift & 0x7F for shift in (21, 14, 7, 0))])
+    return b"ID3" + sized + b"\xff" * size + (b"3DI" + sized if footer else b"")
+
+
+TAGS = [id3(0), id3(10), id3(300), id3(300, footer=True), id3(20000) + id3(5) + id3(0, footer=True)]
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("subtype", SUBTYPES)
+def test_a_tag_in_front_changes_nothing(tags, subtype):
+    data = encoded("flac", subtype, frames=9000)
+    assert check(tags + data, "flac") == probe(tags + data, "flac") == check(data, "flac")
+    for settings in ({}, {"md5": True}, {"start": 5000, "frames": 100}):
+        expected, _ = decode(data, "flac", **settings)
+        audio, _ = decode(tags + data, "flac", **settings)
+        assert audio.dtype == expected.dtype
+        np.testing.assert_array_equal(audio, expected)
+    with pytest.raises(ValueError, match=MESSAGE):
+        decode(tags + flipped(data, 30, 0), "flac", md5=True)
+    for lost in (1, 100, len(data) // 2):
+        with pytest.raises(ValueError, match="^damaged flac: "):
+            decode(tags + data[:-lost], "flac")
+
+
+def test_a_file_that_ends_within_its_tag_is_refused():
+    for read in (probe, check, decode):
+        for end in (11, 200, 310):
+            with pytest.raises(ValueError, match=f"^damaged flac: its ID3 tag ends at byte 310, {end} are there; the"):
+                read(id3(300)[:end], "flac")
