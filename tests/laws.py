@@ -155,7 +155,10 @@ def _features(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     for batch in pipeline:
         name = next(name for name in ("features", "tokens") if name in batch)
         rows = list(batch[name])
-        if "offsets" in batch:
+        if "cu_seqlens" in batch:
+            flat, places = batch[name].flatten(), zip(batch["starts"].tolist(), batch["lengths"].tolist(), strict=True)
+            rows = [flat[at : at + length] for at, length in places]
+        elif "offsets" in batch:
             rows = list(torch.split(batch[name], batch["lengths"].tolist()))
         elif "lengths" in batch:
             rows = [row[: int(length)] for row, length in zip(rows, batch["lengths"], strict=True)]

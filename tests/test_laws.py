@@ -18,6 +18,7 @@ from ecopipe.stages.image import DecodeImage, Normalize
 from ecopipe.stages.masking import SpecAugment
 from ecopipe.stages.noise import AddNoise, Reverb
 from ecopipe.stages.normalization import CMVN
+from ecopipe.stages.packing import CollatePacked, CollateStream, Pack
 from ecopipe.stages.plan import Batch, Bucket, Shuffle, Take, Where
 from ecopipe.stages.resampling import ResampleOnDevice
 from ecopipe.stages.source import Mix, TarShards
@@ -123,6 +124,30 @@ def reviews(shards: Path) -> Pipeline:
     )
 
 
+def packed(shards: Path) -> Pipeline:
+    """Several documents to a row."""
+    return Pipeline(
+        TarShards(str(shards / "imdb" / "train"), lanes=2, block_rows=24),
+        Shuffle(),
+        Pack(length=160, rows=3, too_long="truncate", extra=1),
+        TokenizeBasicEnglish(),
+        CollatePacked(
+            "tokens", length=160, too_long="truncate", eos_token=1, next_tokens=True, keep=("label",)
+        ),
+    )  # fmt: skip
+
+
+def stream(shards: Path) -> Pipeline:
+    """Documents joined, for back-propagation through time."""
+    return Pipeline(
+        TarShards(str(shards / "imdb" / "train"), lanes=2, block_rows=24),
+        Shuffle(),
+        Batch(7),
+        TokenizeBasicEnglish(),
+        CollateStream("tokens", columns=4, eos_token=1),
+    )
+
+
 def json_reviews(shards: Path) -> Pipeline:
     """A saved tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -174,7 +199,7 @@ def mixture(shards: Path) -> Pipeline:
 
 
 MADE: list[Callable[[Path], Pipeline]] = [
-    speech, augmented, cepstra, kaldi_cepstra, spectra, reviews, json_reviews, images, mixture,
+    speech, augmented, cepstra, kaldi_cepstra, spectra, reviews, packed, stream, json_reviews, images, mixture,
 ]  # fmt: skip
 
 
@@ -217,6 +242,8 @@ def test_law_4_exactly_once(pipeline: Pipeline) -> None:
 
 
 def test_law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
+    if isinstance(pipeline.collate, CollateStream):
+        pytest.skip("a stream is not divided by sample")
     if any(isinstance(stage, OnDevice) for stage in pipeline.stages):  # foreign modules draw once for a batch
         pipeline = Pipeline(pipeline.source, *(stage for stage in pipeline.stages if not isinstance(stage, OnDevice)))
     laws.law_5_features_do_not_depend_on_the_batch(pipeline)

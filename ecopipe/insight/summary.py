@@ -51,7 +51,9 @@ class StreamSummary:
         if isinstance(lengths, torch.Tensor) and len(lengths):
             total = int(lengths.sum())
             self.true_length += total
-            self.padded_length += total if "offsets" in batch else len(lengths) * int(lengths.max())
+            shapes = [batch[name].shape for name in ("features", "tokens", "audio") if name in batch]
+            padded = "offsets" not in batch and bool(shapes) and len(shapes[0]) > 1
+            self.padded_length += shapes[0][0] * shapes[0][1] if padded else total
             if "tokens" in batch:
                 self.tokens += total
 

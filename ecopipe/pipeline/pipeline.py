@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 _PHASES: list[tuple[type[Stage], str]] = [
     (PlanStage, "plan stages (Where, Take, Shuffle)"),
-    (BatchingStage, "one batching stage (Bucket or Batch)"),
+    (BatchingStage, "one batching stage (Bucket, Batch or Pack)"),
     (SampleStage, "sample stages (DecodeAudio, Tokenize..., Map)"),
-    (CollateStage, "one Collate"),
+    (CollateStage, "one Collate, CollatePacked or CollateStream"),
     (DeviceStage, "device stages (LogMel, SpecAugment, OnDevice)"),
 ]
 _ORDER = "; then ".join(title for _, title in _PHASES)
@@ -159,7 +159,7 @@ class Pipeline:
                     f"The order is: {_ORDER}."
                 )
             reached, previous = phase, f"{stage.label} ({stage.title})"
-        for kind, title in ((BatchingStage, "Bucket or Batch"), (CollateStage, "Collate")):
+        for kind, title in ((BatchingStage, "Bucket, Batch or Pack"), (CollateStage, "Collate")):
             if not any(isinstance(stage, kind) for stage in self.stages):
                 raise ConfigError(f"Pipeline: has no {title}. The order is: {_ORDER}.")
         if getattr(self.batching, "drop_last", False) and any(isinstance(stage, Where) for stage in self.stages):

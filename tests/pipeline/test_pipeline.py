@@ -56,7 +56,7 @@ def test_the_identity_leaves_out_where_the_shards_lie() -> None:
             r"stage 3, DecodeImage \(sample stage\), cannot come after Collate",
         ),
         ((Batch(8), LogMel(), Collate("audio")), r"stage 3, Collate \(collate stage\), cannot come after LogMel"),
-        ((DecodeImage(), Collate("image")), "has no Bucket or Batch. The order is: plan stages"),
+        ((DecodeImage(), Collate("image")), "has no Bucket, Batch or Pack. The order is: plan stages"),
         ((Batch(8), DecodeImage()), "has no Collate"),
         (
             (Where("n", at_least=1), Batch(8, drop_last=True), *IMAGES[2:]),
