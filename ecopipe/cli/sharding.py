@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ecopipe.cli.progress import bytes_bar, count_bar
 from ecopipe.datasets import shards
+from ecopipe.datasets.catalogue import entries, parse_options
 from ecopipe.datasets.corpus import open_corpus
 from ecopipe.run.writer import Progress, SplitSummary, write_corpus
 from ecopipe.storage import files
@@ -21,6 +21,9 @@ from ecopipe.vocabulary.errors import ConfigError
 
 MOST_PROBLEMS = 50
 """Problems that are listed; the rest is counted."""
+
+MOST_LABELS = 12
+"""Labels that are listed; the rest is counted."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -67,13 +70,17 @@ def shard(
     splits: Sequence[str] | None,
     max_bytes: str,
     max_count: int | None,
-    storage: str,
+    options: Sequence[str],
+    storage: str | None,
     overwrite: bool,
 ) -> None:
     """Shards a corpus and prints what was written."""
-    settings: dict[str, Any] = {"storage": storage} if name == "cifar10" else {}
-    if name != "cifar10" and storage != "png":
-        raise ConfigError(f"shard: --storage is for cifar10; {name} is stored as it is.")
+    settings = parse_options(name, options)
+    if storage is not None:
+        stored = [each.name for each in entries() if any(option.name == "storage" for option in each.options)]
+        if name not in stored:
+            raise ConfigError(f"shard: --storage is for {', '.join(stored)}; {name} is stored as it is.")
+        settings.setdefault("storage", storage)
     limit = parse_bytes(max_bytes)
     began = time.perf_counter()
     with open_corpus(name, source, **settings) as corpus, ExitStack() as bars:
@@ -108,10 +115,12 @@ def _table(written: dict[str, SplitSummary], classes: Sequence[str]) -> Table:
         table.add_column(heading, justify="left" if heading in ("split", "labels") else "right")
     for split, summary in written.items():
         hours = summary.totals.get("duration_s", 0) / 3600
-        labels = ", ".join(
-            f"{classes[int(label)] if int(label) < len(classes) else label} {count:,}"
+        named = [
+            f"{classes[int(label)] if 0 <= int(label) < len(classes) else label} {count:,}"
             for label, count in summary.labels.items()
-        )
+        ]
+        rest = f", and {len(named) - MOST_LABELS:,} more" if len(named) > MOST_LABELS else ""
+        labels = ", ".join(named[:MOST_LABELS]) + rest
         audio = f"{hours:.2f} h" if hours else "-"
         table.add_row(
             split, f"{summary.samples:,}", f"{summary.shards:,}", human_bytes(summary.bytes), audio, labels or "-"

@@ -34,7 +34,12 @@ class Corpus(abc.ABC):
     """
 
     name: ClassVar[str]
-    columns: ClassVar[Mapping[str, str]] = {}  # extra columns of the index -> Arrow type by its alias, e.g. "int32"
+    title: ClassVar[str] = ""  # what it is, in a few words
+    expects: ClassVar[str] = ""  # the upstream layout, in one line
+    members: ClassVar[Mapping[str, str]] = {}  # extension -> what the member holds
+    options: ClassVar[Mapping[str, str]] = {}  # each keyword-only setting -> what it means
+    licence: ClassVar[str] = ""  # and what to cite, as far as it is known
+    columns: Mapping[str, str] = {}  # extra columns of the index -> Arrow type by its alias, e.g. "int32"
     version: str = ""  # as the corpus itself states it; empty where it does not
     classes: tuple[str, ...] = ()  # class names; the label is the place in it
 
@@ -69,25 +74,56 @@ class Corpus(abc.ABC):
 
 
 _READERS = {
+    "ag_news": ("ecopipe.datasets.ag_news", "AgNews"),
     "cifar10": ("ecopipe.datasets.cifar10", "Cifar10"),
+    "cifar100": ("ecopipe.datasets.cifar100", "Cifar100"),
+    "csv": ("ecopipe.datasets.csv_files", "CsvFiles"),
+    "fashion-mnist": ("ecopipe.datasets.mnist", "FashionMnist"),
+    "folder": ("ecopipe.datasets.folder", "Folder"),
+    "images": ("ecopipe.datasets.images", "Images"),
     "imdb": ("ecopipe.datasets.imdb", "Imdb"),
+    "jsonl": ("ecopipe.datasets.jsonl_files", "JsonlFiles"),
+    "kmnist": ("ecopipe.datasets.mnist", "KMnist"),
     "librispeech": ("ecopipe.datasets.librispeech", "LibriSpeech"),
+    "libritts": ("ecopipe.datasets.libritts", "LibriTts"),
+    "ljspeech": ("ecopipe.datasets.ljspeech", "LJSpeech"),
+    "mnist": ("ecopipe.datasets.mnist", "Mnist"),
+    "parquet": ("ecopipe.datasets.parquet_files", "ParquetFiles"),
+    "speech_commands": ("ecopipe.datasets.speech_commands", "SpeechCommands"),
+    "yesno": ("ecopipe.datasets.yesno", "YesNo"),
 }
 
 #: The names that :func:`open_corpus` knows.
 CORPORA: tuple[str, ...] = tuple(_READERS)
 
 
-def open_corpus(name: str, path: str | os.PathLike[str], **options: Any) -> Corpus:
-    """Open the corpus ``name`` (one of :data:`CORPORA`) at a folder or an archive.
+def reader_of(name: str) -> type[Corpus]:
+    """The class that reads the corpus ``name`` (one of :data:`CORPORA`).
 
-    Options are the keyword settings of the reader: ``only`` of LibriSpeech, ``storage`` of CIFAR-10.
+    Raises:
+        ConfigError: There is none.
     """
     if name not in _READERS:
         raise ConfigError(f"There is no reader for a corpus named {name!r}. {nearest(name, CORPORA)}")
     module, attribute = _READERS[name]
-    reader = getattr(importlib.import_module(module), attribute)
-    settings = [item.name for item in inspect.signature(reader).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    reader: type[Corpus] = getattr(importlib.import_module(module), attribute)
+    return reader
+
+
+def settings_of(reader: type[Corpus]) -> dict[str, inspect.Parameter]:
+    """The keyword-only settings of a reader, by name."""
+    found = inspect.signature(reader).parameters.values()
+    return {item.name: item for item in found if item.kind is item.KEYWORD_ONLY}
+
+
+def open_corpus(name: str, path: str | os.PathLike[str], **options: Any) -> Corpus:
+    """Open the corpus ``name`` (one of :data:`CORPORA`) at a folder, an archive or a file.
+
+    Options are the keyword settings of the reader: ``only`` of LibriSpeech, ``storage`` of CIFAR-10, and so on;
+    ``ecopipe datasets NAME`` lists them.
+    """
+    reader: Any = reader_of(name)
+    settings = settings_of(reader)
     for option in options:
         if option not in settings:
             raise ConfigError(f"The {name} corpus has no option {option!r}. {nearest(option, settings)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
@@ -24,13 +24,17 @@ class Imdb(Corpus):
     """One sample per review; the splits are train, test and, where it is there, unsup.
 
     Members: ``txt`` (the bytes of the file as they are), ``cls`` (``0`` for negative, ``1`` for positive; not in
-    unsup), ``json`` (id, rating). Keys are like ``train-pos-0_9``. Upstream lays reviews out sorted by label, and so
-    the samples of a split come: all negative ones, then all positive ones. ``path`` is the corpus folder, its parent or
-    the archive.
+    unsup), ``json`` (id, rating). Columns: ``rating`` and ``class_name`` (``pos`` or ``neg``; null in unsup). Keys are
+    like ``train-pos-0_9``. Upstream lays reviews out sorted by label, and so the samples of a split come: all negative
+    ones, then all positive ones. ``path`` is the corpus folder, its parent or the archive.
     """
 
     name = "imdb"
-    columns: ClassVar = {"rating": "int32"}
+    title = "Large Movie Review Dataset: film reviews labelled by sentiment"
+    expects = "aclImdb_v1.tar.gz, or its folder aclImdb: {train,test}/{pos,neg}/ID_RATING.txt"
+    members: ClassVar = {"txt": "the review", "cls": "1 positive, 0 negative", "json": "id, rating"}
+    columns: Mapping[str, str] = {"rating": "int32", "class_name": "string"}
+    licence = "none stated; cite Maas et al., ACL 2011"
     classes = ("neg", "pos")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,9 +70,10 @@ class Imdb(Corpus):
             rating = None if sentiment == "unsup" else stars
             about = json.dumps({"id": number, "rating": rating}, separators=(",", ":"))
             members = {"txt": self.tree.read(file), "json": about.encode()}
+            name = None if sentiment == "unsup" else sentiment
             if sentiment != "unsup":
                 members["cls"] = b"%d" % self.classes.index(sentiment)
-            yield RawSample(key, members, {"rating": rating})
+            yield RawSample(key, members, {"rating": rating, "class_name": name})
 
     def report(self) -> list[str]:
         lines: list[str] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
@@ -38,7 +38,12 @@ class LibriSpeech(Corpus):
     """
 
     name = "librispeech"
-    columns: ClassVar = {"speaker": "int32", "chapter": "int32"}
+    title = "LibriSpeech: read English speech, 16 kHz, with transcripts"
+    expects = "LibriSpeech/SUBSET/SPEAKER/CHAPTER/*.flac and *.trans.txt, or an archive such as dev-clean.tar.gz"
+    members: ClassVar = {"flac": "the audio", "txt": "the transcript", "json": "speaker, chapter, utterance, subset"}
+    options: ClassVar = {"only": "subsets, such as dev-clean; all that are there unless given"}
+    licence = "CC BY 4.0; cite Panayotov et al., ICASSP 2015"
+    columns: Mapping[str, str] = {"speaker": "int32", "chapter": "int32"}
 
     def __init__(self, path: str | os.PathLike[str], *, only: Sequence[str] = ()) -> None:
         if isinstance(only, str):

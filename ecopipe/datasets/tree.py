@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from ecopipe.vocabulary.errors import CorpusError, OutputError
@@ -35,13 +35,14 @@ class Tree:
     """The files under a folder or in an archive (tar; tar with gzip, bzip2 or xz; zip).
 
     ``names`` are sorted and relative, with ``/`` between their parts. Hidden files (``.x``, ``__MACOSX``) are left out.
-    Where the folder or archive has a folder ``inner`` at its top, the tree is that folder; else it is the whole.
+    Where the folder or archive has a folder ``inner`` at its top, the tree is that folder; else it is the whole. Of
+    several names the first that is there counts.
     ``depth`` bounds how many folders deep a folder is listed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, inner: str = "", depth: int = 16) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, inner: str | Sequence[str] = (), depth: int = 16) -> None:
         self.path = os.fspath(path)
-        self.inner = inner
+        self.inner = (inner,) if isinstance(inner, str) else tuple(inner)
         self.depth = depth
         self._file: IO[bytes] | None = None
         self._zip: zipfile.ZipFile | None = None
@@ -169,8 +170,7 @@ class Tree:
         return CorpusError(f"{self.where(name)} cannot be read: {error.strerror or error}. {remedy}, then try again.")
 
     def _open_folder(self) -> Iterator[str]:
-        if self.inner and os.path.isdir(os.path.join(self.path, self.inner)):
-            self._root = self.inner
+        self._root = next((name for name in self.inner if os.path.isdir(os.path.join(self.path, name))), "")
         return self._walk("", self.depth, ())
 
     def _walk(self, prefix: str, depth: int, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -224,10 +224,12 @@ class Tree:
                     f"Make the archive anew from one copy of the corpus."
                 )
             places[name] = (offset, size)
-        top = f"{self.inner}/"
-        if self.inner and any(name.startswith(top) for name in places):
-            self._root = top
-            places = {name[len(top) :]: place for name, place in places.items() if name.startswith(top)}
+        for inner in self.inner:
+            top = f"{inner}/"
+            if any(name.startswith(top) for name in places):
+                self._root = top
+                places = {name[len(top) :]: place for name, place in places.items() if name.startswith(top)}
+                break
         self._places = places
         return iter(places)
 
@@ -317,7 +319,7 @@ class Tree:
                 yield info.filename, number, info.file_size
 
 
-def _reopen(path: str, inner: str, depth: int) -> Tree:
+def _reopen(path: str, inner: tuple[str, ...], depth: int) -> Tree:
     return Tree(path, inner=inner, depth=depth)
 
 

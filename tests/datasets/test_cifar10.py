@@ -238,14 +238,14 @@ def test_batches_meta_is_needed(copy: Path) -> None:
         Cifar10(copy)
     (copy / "batches.meta").unlink()
     with pytest.raises(
-        CorpusError, match=r"is not the python version of CIFAR-10: batches\.meta is missing\. It holds: "
+        CorpusError, match=r"is neither the python version of CIFAR-10 nor .*: batches\.meta is missing\. It holds: "
     ):
         Cifar10(copy)
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data_batch_1.bin").write_bytes(b"binary version")
+    (tmp_path / "data_batch_1.mat").write_bytes(b"Matlab version")
     with pytest.raises(
-        CorpusError, match=r"data_batch_1 and so on is missing\. It holds: data_batch_1\.bin\. Give the"
+        CorpusError, match=r"data_batch_1 and so on is missing\. It holds: data_batch_1\.mat\. Give the"
     ):
         Cifar10(tmp_path)

@@ -74,7 +74,7 @@ def test_unsup_is_a_split_without_labels(made: Path) -> None:
     assert [sample.key for sample in samples] == [f"unsup-{number}_0" for number in range(5)]
     for sample in samples:
         assert "cls" not in sample.members
-        assert sample.extras == {"rating": None}
+        assert sample.extras == {"rating": None, "class_name": None}
         assert json.loads(sample.members["json"])["rating"] is None
     shutil.rmtree(made / "train" / "unsup")
     assert Imdb(made).splits() == ("test", "train")
@@ -127,3 +127,10 @@ def test_a_file_with_a_strange_name_is_refused(made: Path) -> None:
 def test_something_else_is_refused(made: Path) -> None:
     with pytest.raises(CorpusError, match=r"aclImdb/train holds no reviews .* It holds: neg/, pos/, unsup/\. Give the"):
         Imdb(made / "train")
+
+
+def test_the_class_has_its_name_too(made: Path) -> None:
+    for sample in Imdb(made).samples("train"):
+        name = sample.extras["class_name"]
+        assert (1 if name == "pos" else 0) == int(sample.members["cls"])
+        assert name == sample.key.split("-")[1]
