@@ -11,10 +11,22 @@ import pytest
 import ecopipe
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.audio import DecodeAudio, Resample
+from ecopipe.stages.blending import ImageColorJitter, ImageCutMix, ImageMixup
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.fbank import MFCC, Fbank, KaldiMFCC
 from ecopipe.stages.foreign import Map, OnDevice
 from ecopipe.stages.image import DecodeImage, Normalize
+from ecopipe.stages.imaging import (
+    ImageCenterCrop,
+    ImageCenterCropOnSample,
+    ImageCutout,
+    ImageRandomCrop,
+    ImageRandomHorizontalFlip,
+    ImageRandomResizedCrop,
+    ImageRandomResizedCropOnSample,
+    ImageResize,
+    ImageResizeOnSample,
+)
 from ecopipe.stages.masking import SpecAugment
 from ecopipe.stages.noise import AddNoise, Reverb
 from ecopipe.stages.normalization import CMVN
@@ -24,7 +36,8 @@ from ecopipe.stages.resampling import ResampleOnDevice
 from ecopipe.stages.source import Mix, TarShards
 from ecopipe.stages.spectral import LogMel, Spectrogram
 from ecopipe.stages.stage import REGISTRY
-from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
+from ecopipe.stages.subwords import TokenizeJson, TokenizeSentencePiece
+from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeCharacters, TokenizeWhitespace
 from ecopipe.stages.waveform import Gain, NormalizeAudio, RandomCrop, Speed
 
 from . import laws
@@ -165,6 +178,35 @@ def json_reviews(shards: Path) -> Pipeline:
     )
 
 
+def whitespace_reviews(shards: Path) -> Pipeline:
+    """Words and pairs of words, hashed."""
+    return Pipeline(
+        TarShards(str(shards / "imdb" / "train")),
+        Batch(8),
+        TokenizeWhitespace(lower=True, ngrams=2, normalize="NFC"),
+        Collate("tokens"),
+    )
+
+
+def sentence_pieces(shards: Path) -> Pipeline:
+    """A model of sentencepiece."""
+    import sentencepiece
+
+    path = shards / "pieces.model"
+    if not path.exists():
+        with open(path, "wb") as out:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["the film was a film"] * 50),
+                model_writer=out,
+                vocab_size=20,
+                hard_vocab_limit=False,
+                minloglevel=2,
+            )
+    return Pipeline(
+        TarShards(str(shards / "imdb" / "train")), Batch(8), TokenizeSentencePiece(str(path)), Collate("tokens")
+    )
+
+
 def images(shards: Path) -> Pipeline:
     """A foreign module that draws for every sample."""
     return Pipeline(
@@ -175,6 +217,50 @@ def images(shards: Path) -> Pipeline:
         Map("torchvision.transforms.v2.RandomCrop", field="image", kwargs={"size": 32, "padding": 4}),
         Collate("image", target="label", layout="stack"),
         Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    )
+
+
+def augmented_images(shards: Path) -> Pipeline:
+    """Every transform of images, before Collate and on the device."""
+    return Pipeline(
+        TarShards(str(shards / "cifar10" / "train"), block_rows=20),
+        Shuffle(),
+        Batch(7),
+        DecodeImage(),
+        ImageResizeOnSample(40),
+        ImageRandomResizedCropOnSample(36),
+        ImageCenterCropOnSample(34),
+        Collate("image", target="label", layout="stack"),
+        ImageRandomCrop(32, 4, mode="reflect"),
+        ImageRandomResizedCrop(30),
+        ImageRandomHorizontalFlip(),
+        ImageCutout(8),
+        ImageColorJitter(0.4, 0.4, 0.4, 0.1),
+        ImageResize(28),
+        ImageCenterCrop(24),
+        Normalize((0.5,) * 3, (0.25,) * 3, dtype="bfloat16", channels_last=True),
+    )
+
+
+def mixed_images(shards: Path) -> Pipeline:
+    """Images mixed with others of their batch."""
+    return _mixed(shards, ImageMixup(0.2))
+
+
+def cut_mixed_images(shards: Path) -> Pipeline:
+    """Images with pieces of others of their batch."""
+    return _mixed(shards, ImageCutMix())
+
+
+def _mixed(shards: Path, mixing: ImageMixup | ImageCutMix) -> Pipeline:
+    return Pipeline(
+        TarShards(str(shards / "cifar10" / "train"), block_rows=20),
+        Shuffle(),
+        Batch(7),
+        DecodeImage(),
+        Collate("image", target="label", layout="stack"),
+        mixing,
+        Normalize((0.5,) * 3, (0.25,) * 3),
     )
 
 
@@ -199,7 +285,9 @@ def mixture(shards: Path) -> Pipeline:
 
 
 MADE: list[Callable[[Path], Pipeline]] = [
-    speech, augmented, cepstra, kaldi_cepstra, spectra, reviews, packed, stream, json_reviews, images, mixture,
+    speech, augmented, cepstra, kaldi_cepstra, spectra,
+    reviews, packed, stream, json_reviews, whitespace_reviews, sentence_pieces,
+    images, augmented_images, mixed_images, cut_mixed_images, mixture,
 ]  # fmt: skip
 
 
@@ -244,8 +332,8 @@ def test_law_4_exactly_once(pipeline: Pipeline) -> None:
 def test_law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
     if isinstance(pipeline.collate, CollateStream):
         pytest.skip("a stream is not divided by sample")
-    if any(isinstance(stage, OnDevice) for stage in pipeline.stages):  # foreign modules draw once for a batch
-        pipeline = Pipeline(pipeline.source, *(stage for stage in pipeline.stages if not isinstance(stage, OnDevice)))
+    of_batches = OnDevice | ImageMixup | ImageCutMix  # foreign modules draw once for a batch, and these mix samples
+    pipeline = Pipeline(pipeline.source, *(stage for stage in pipeline.stages if not isinstance(stage, of_batches)))
     laws.law_5_features_do_not_depend_on_the_batch(pipeline)
 
 

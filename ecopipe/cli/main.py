@@ -43,6 +43,14 @@ class Verify(str, Enum):
     off = "off"
 
 
+class Subwords(str, Enum):
+    """How a tokenizer makes parts of words."""
+
+    bpe = "bpe"
+    wordpiece = "wordpiece"
+    unigram = "unigram"
+
+
 class Tail(str, Enum):
     """What ranks without a batch in the last step do."""
 
@@ -68,13 +76,19 @@ def options(
 
 @app.command()
 def shard(
-    corpus: Annotated[str, typer.Argument(help="What it is: librispeech, imdb or cifar10.")],
-    source: Annotated[Path, typer.Argument(help="The corpus: its folder, or its archive as downloaded.")],
+    corpus: Annotated[str, typer.Argument(help="What it is, such as librispeech; 'ecopipe datasets' lists them.")],
+    source: Annotated[Path, typer.Argument(help="The corpus: its folder, its archive as downloaded, or its file.")],
     out: Annotated[Path, typer.Argument(help="The folder to write to, one folder per split.")],
     split: Annotated[Optional[list[str]], typer.Option(help="Only this split. May be repeated.")] = None,
     max_bytes: Annotated[str, typer.Option(help="Bytes per shard at most, such as 256MiB or 1GB.")] = "256MiB",
     max_count: Annotated[Optional[int], typer.Option(help="Samples per shard at most.")] = None,
-    storage: Annotated[Storage, typer.Option(help="CIFAR-10: store PNG, or the raw array (.npy).")] = Storage.png,
+    option: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="KEY=VALUE", help="A setting of the corpus's reader. May be repeated."),
+    ] = None,
+    storage: Annotated[
+        Optional[Storage], typer.Option(help="Arrays of pixels: store PNG (default), or the raw array (.npy).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace splits that are there already.")] = False,
 ) -> None:
     """Write a raw corpus as WebDataset tars with an index."""
@@ -87,9 +101,21 @@ def shard(
         splits=split,
         max_bytes=max_bytes,
         max_count=max_count,
-        storage=storage.value,
+        options=option or [],
+        storage=storage.value if storage else None,
         overwrite=overwrite,
     )
+
+
+@app.command()
+def datasets(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Say all of these; unless given, some of each.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """List the corpora that can be sharded: what each expects, its members, columns, options and licence."""
+    from ecopipe.cli import corpora
+
+    corpora.datasets(names or [], as_json=json_)
 
 
 @app.command()
@@ -210,6 +236,76 @@ def stats(
         epochs=epochs,
         limit_batches=limit_batches,
         device=device,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+def vocab(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file with a tokenizer of words: pipelines/imdb.toml.")],
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to write: JSON, or a word a line if its name is not .json.")
+    ] = Path("vocab.json"),
+    special: Annotated[
+        Optional[list[str]], typer.Option(help="A token that is there anyway; default <pad>, <unk>. May be repeated.")
+    ] = None,
+    specials_last: Annotated[bool, typer.Option(help="Number the specials last instead of first.")] = False,
+    default: Annotated[str, typer.Option(help="The special that stands for unknown words; '' for an error.")] = "<unk>",
+    min_freq: Annotated[int, typer.Option(min=1, help="Leave out words that occur less often.")] = 1,
+    max_tokens: Annotated[Optional[int], typer.Option(min=1, help="Entries at most, specials among them.")] = None,
+    max_size: Annotated[Optional[int], typer.Option(min=1, help="Entries at most, beside the specials.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it is there already.")] = False,
+) -> None:
+    """Count the words of a pipeline's corpus, and write their vocabulary, the most frequent first."""
+    from ecopipe.cli import vocabularies
+
+    vocabularies.build(
+        pipeline,
+        set_ or [],
+        out=out,
+        specials=special if special is not None else ["<pad>", "<unk>"],
+        specials_last=specials_last,
+        default=default,
+        min_freq=min_freq,
+        max_tokens=max_tokens,
+        max_size=max_size,
+        workers=workers,
+        overwrite=overwrite,
+    )
+
+
+@app.command("train-tokenizer")
+def train_tokenizer(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline file with any tokenizer, which says where the text is.")],
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
+    ] = None,
+    kind: Annotated[Subwords, typer.Option(help="How words are taken apart.")] = Subwords.bpe,
+    size: Annotated[int, typer.Option(min=1, help="Tokens at most, special ones among them.")] = 8000,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")] = Path("tokenizer.json"),
+    special: Annotated[
+        Optional[list[str]], typer.Option(help="A special token beside <pad> (0) and <unk> (1). May be repeated.")
+    ] = None,
+    lowercase: Annotated[bool, typer.Option(help="Lower-case the text.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it is there already.")] = False,
+) -> None:
+    """Train BPE, WordPiece or Unigram on the texts of a pipeline's corpus, for TokenizeJson."""
+    from ecopipe.cli import vocabularies
+
+    vocabularies.train(
+        pipeline,
+        set_ or [],
+        kind=kind.value,
+        size=size,
+        out=out,
+        specials=special or [],
+        lowercase=lowercase,
+        workers=workers,
         overwrite=overwrite,
     )
 

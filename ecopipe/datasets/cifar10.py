@@ -31,7 +31,7 @@ PLANES = 3 * 32 * 32
 class Cifar10(Corpus):
     """One sample per image; the splits are train (data_batch_1 to 5, in this order) and test.
 
-    Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [32, 32, 3], RGB in
+    Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [3, 32, 32], RGB in
     0..255). Keys are like ``train-1-00042`` (batch and row) and ``test-00042``. The column ``name`` is null in the
     binary version. ``path`` is the corpus folder, its parent or the archive; where both versions lie side by side, the
     python version is read.

@@ -30,7 +30,7 @@ _META = {False: ("meta",), True: ("fine_label_names.txt", "coarse_label_names.tx
 class Cifar100(Corpus):
     """One sample per image; the splits are train and test.
 
-    Members: ``cls`` (the fine label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [32, 32, 3], RGB
+    Members: ``cls`` (the fine label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [3, 32, 32], RGB
     in 0..255). Columns: ``name`` (null in the binary version), ``coarse_label`` (0 to 19) and ``coarse_name``; the fine
     label is the measure ``label``. Keys are like ``train-00042``. ``path`` is the corpus folder, its parent or the
     archive; where both versions lie side by side, the python version is read.

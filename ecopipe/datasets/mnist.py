@@ -32,7 +32,7 @@ _MOST_ROWS = 100_000  # a key has five digits for the row
 class Mnist(Corpus):
     """One sample per image; the splits are train and test.
 
-    Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [28, 28, 1] in 0..255,
+    Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [1, 28, 28] in 0..255,
     0 is the background). Keys are like ``test-00042``. ``path`` is the folder of the idx files, ``MNIST/raw`` or what
     that lies in. A split of which images or labels are missing is reported and left out.
     """

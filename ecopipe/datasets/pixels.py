@@ -43,8 +43,9 @@ def encoder(storage: Storage, what: str) -> tuple[str, Encode]:
 
 
 def _npy(image: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 [C, H, W], as models take it: a batch is then gathered as it lies."""
     buffer = io.BytesIO()
-    np.save(buffer, image, allow_pickle=False)
+    np.save(buffer, np.ascontiguousarray(image.transpose(2, 0, 1)), allow_pickle=False)
     return buffer.getvalue()
 
 

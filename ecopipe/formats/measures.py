@@ -65,7 +65,7 @@ def _audio(data: bytes, kind: str) -> Measures:
 
 
 def _text(data: bytes, kind: str) -> Measures:
-    words = text.decode_utf8(data)
+    words = text.decode(data, errors="replace")  # whether other encodings are let pass is a matter of the pipeline
     return {"chars": len(words), "tokens": len(text.basic_english(words))}
 
 

@@ -7,13 +7,16 @@ import traceback
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.items import ITEM
+from ecopipe.run.columns import ROW_COLUMNS, ColumnReader
+from ecopipe.stages.columns import ByColumns, Columns, collate_columns, collates_columns
 from ecopipe.stages.foreign import Map
+from ecopipe.stages.stage import ANY
 from ecopipe.storage.files import RangeReader
 from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, ShardError
 from ecopipe.vocabulary.randomness import Chance
@@ -21,8 +24,6 @@ from ecopipe.vocabulary.sample import Batch, Fault, Place, Sample
 
 Verify = Literal["crc", "off"]
 """Whether what is read is compared with the CRC-32 in the index."""
-
-ROW_COLUMNS = ("key", "shard", "path", "members", ITEM)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class BatchMaker:
         self._collate = pipeline.collate
         self._reads = pipeline.reads()
         self._reader = RangeReader()
+        by_columns = [stage for stage in self._stages if isinstance(stage, ByColumns)]
+        self._columns: ColumnReader | None = None
+        if len(by_columns) == len(self._stages) and collates_columns(self._collate):
+            self._columns = ColumnReader(self._reads, verify=verify == "crc", reader=self._reader)
 
     def __call__(self, task: Task) -> Batch | Failure:
         try:
@@ -95,11 +100,28 @@ class BatchMaker:
 
     def _make(self, task: Task) -> Batch:
         chances = [Chance(task.seed, task.place.epoch, stage.label) for stage in self._stages]
+        if (batch := self._by_columns(task, chances)) is not None:
+            batch.place = task.place
+            return batch
         if self._policy != "raise":
             return self._make_of_the_good(task, chances)
         batch = self._collated([self._sample(row, chances) for row in task.rows.to_pylist()])
         batch.place = task.place
         return batch
+
+    def _by_columns(self, task: Task, chances: Sequence[Chance]) -> Batch | None:
+        """The batch, if all stages can work on all of its samples at once and nothing is wrong with any; else None."""
+        if self._columns is None:
+            return None
+        try:
+            columns = self._columns.read(task.rows)
+            for stage, chance in zip(self._stages, chances, strict=True):
+                if columns is None or not _has_all(columns, stage.needs()):
+                    return None
+                columns = cast("ByColumns", stage).apply_columns(columns, chance)
+            return None if columns is None else collate_columns(self._collate, columns)
+        except (EcopipeError, ValueError):
+            return None  # it is found again sample by sample, and said with its key
 
     def _make_of_the_good(self, task: Task, chances: Sequence[Chance]) -> Batch:
         """The batch without its bad samples, or with others in their places; ``place.faults`` says which."""
@@ -196,6 +218,8 @@ class BatchMaker:
     def close(self) -> None:
         """Closes the files that this process opened."""
         self._reader.close()
+        if self._columns is not None:
+            self._columns.close()
 
     def _apply(self, sample: Sample, chances: Sequence[Chance]) -> Sample:
         for stage, chance in zip(self._stages, chances, strict=True):
@@ -221,6 +245,10 @@ class BatchMaker:
             raise
         except Exception as error:
             raise _explain(self._collate.label, samples, error) from error
+
+
+def _has_all(columns: Columns, needs: Sequence[str]) -> bool:
+    return all(need != ANY and not set(need.split("|")).isdisjoint(columns.fields) for need in needs)
 
 
 def _fault(position: int, row: dict[str, Any], error: DataError) -> Fault:

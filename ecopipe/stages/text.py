@@ -1,73 +1,38 @@
-"""Stages that make token numbers of text.
+"""Stages that make token numbers of characters and words.
 
-All give ``tokens``: int64 [U]. Number 0 is left for padding (and is the blank of CTC), except in
-:class:`TokenizeJson`, where the saved tokenizer decides.
+All give ``tokens``: int64 [U]. Number 0 is left for padding (and is the blank of CTC), except where a saved vocabulary
+or tokenizer decides.
 """
 
 from __future__ import annotations
 
 import abc
 import functools
-import os
 import zlib
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from ecopipe.formats.text import basic_english, decode_utf8
-from ecopipe.stages.stage import SampleStage, from_file
-from ecopipe.vocabulary.errors import ConfigError, MissingDependency, nearest
-from ecopipe.vocabulary.randomness import Chance
-from ecopipe.vocabulary.sample import Sample
+from ecopipe.formats.text import basic_english, decode_utf8, whitespace, with_ngrams
+from ecopipe.formats.vocab import Vocab
+from ecopipe.stages.stage import from_file
+from ecopipe.stages.tokenizer import Tokenizer, Tokens, read_once
+from ecopipe.vocabulary.errors import ConfigError, nearest
 
 LIBRISPEECH_ALPHABET = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Every character of LibriSpeech's transcripts."""
 
 Unknown = Literal["error", "skip"]
-Tokens = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Tokenizer(abc.ABC):
-    """What all stages of this module share."""
-
-    _: KW_ONLY
-    field: str = "txt"
-    into: str = "tokens"
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 1):
-            raise ConfigError(f"{type(self).__name__}: max_tokens must be a positive int, got {self.max_tokens!r}")
-
-    def needs(self) -> tuple[str, ...]:
-        return (self.field,)
-
-    def gives(self) -> tuple[str, ...]:
-        return (self.into,)
-
-    def apply(self, sample: Sample, chance: Chance) -> Sample:
-        if self.field not in sample:
-            raise ValueError(f"no field {self.field!r}; it has {', '.join(sorted(sample))}")
-        value = sample[self.field]
-        text = value if isinstance(value, str) else decode_utf8(value)
-        tokens = self.encode(text)
-        return sample.with_fields(**{self.into: tokens if self.max_tokens is None else tokens[: self.max_tokens]})
-
-    @abc.abstractmethod
-    def encode(self, text: str) -> Tokens:
-        """The token numbers of a text: int64 [U]."""
-
-
-@dataclass(frozen=True)
-class TokenizeCharacters(_Tokenizer, SampleStage):
+class TokenizeCharacters(Tokenizer):
     """Characters -> their places in an alphabet, counted from 1. White space around the text is dropped.
 
     Args:
-        field: The text: bytes in UTF-8, or str.
+        field: The text: bytes, or str; how its bytes are read is told by :class:`~ecopipe.stages.tokenizer.Tokenizer`.
         into: The field for the numbers, int64 [U] in 1..len(alphabet).
         max_tokens: Cut after so many.
         alphabet: The known characters. By default those of LibriSpeech: space is 1, the apostrophe 2, A to Z 3 to 28.
@@ -116,41 +81,86 @@ def _alphabet_table(alphabet: str) -> Tokens:
 
 
 @dataclass(frozen=True)
-class TokenizeBasicEnglish(_Tokenizer, SampleStage):
-    """Lower-case words and punctuation marks (:func:`ecopipe.formats.text.basic_english`) -> numbers.
+class Words(Tokenizer, abstract=True):
+    """Words -> numbers.
 
     Without a vocabulary a word's number is a hash, so that no pass over the corpus is needed and no word is unknown:
     the hashing trick (Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). The number
     is 1 + CRC-32 of its UTF-8 bytes modulo ``buckets``; distinct words may share one.
 
     Args:
-        field: The text: bytes in UTF-8, or str.
-        into: The field for the numbers, int64 [U] in 1..vocabulary_size - 1.
-        max_tokens: Cut after so many.
+        field: The text: bytes, or str; how its bytes are read is told by :class:`~ecopipe.stages.tokenizer.Tokenizer`.
+        into: The field for the numbers, int64 [U] in 0..vocabulary_size - 1.
+        max_tokens: Cut after so many, n-grams among them.
         buckets: How many numbers to hash to, without a vocabulary.
-        vocabulary: A file of one token a line, in UTF-8. Its first token has number 2; 1 is for unknown words.
+        vocabulary: A ``.json`` file of ``ecopipe vocab`` or :meth:`Vocab.save <ecopipe.formats.vocab.Vocab.save>`,
+            whose numbers are taken as they are: an unknown word has its default index, or is an error without one. Or
+            a text file of one word a line, in UTF-8: its first word has number 2, and 1 is for unknown words.
+        ngrams: Add runs of 2 to so many words, joined by spaces, behind the words.
     """
 
     _: KW_ONLY
     buckets: int = 65535
     vocabulary: str | None = from_file(default=None)
+    ngrams: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.buckets, int) or self.buckets < 1:
-            raise self.refuse(f"buckets must be a positive int, got {self.buckets!r}")
+        for name in ("buckets", "ngrams"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise self.refuse(f"{name} must be a positive int, got {value!r}")
 
     @property
     def vocabulary_size(self) -> int:
         """How many numbers there are, 0 included: the rows of an embedding."""
-        return self.buckets + 1 if self.vocabulary is None else len(_vocabulary(self.vocabulary)) + 2
+        return self.buckets + 1 if self.vocabulary is None else self._numbering(self.vocabulary).size
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, and their n-grams if any are asked for."""
+        words = self.split(text)
+        return words if self.ngrams == 1 else with_ngrams(words, self.ngrams)
+
+    @abc.abstractmethod
+    def split(self, text: str) -> list[str]:
+        """The words of a text."""
 
     def encode(self, text: str) -> Tokens:
-        words = basic_english(text)
-        if self.vocabulary is None:
-            return np.array(list(map(_hashed(self.buckets).__getitem__, words)), dtype=np.int64)
-        get = _vocabulary(self.vocabulary).get
-        return np.array([get(word, 1) for word in words], dtype=np.int64)
+        words = self.words(text)
+        numbers = _hashed(self.buckets) if self.vocabulary is None else self._numbering(self.vocabulary).numbers
+        return np.fromiter(map(numbers.__getitem__, words), dtype=np.int64, count=len(words))
+
+    def _numbering(self, path: str) -> _Numbering:
+        try:
+            return _numbering(path)
+        except ConfigError as error:
+            raise self.refuse(str(error)) from error
+
+
+@dataclass(frozen=True)
+class TokenizeBasicEnglish(Words):
+    """Lower-case words and marks (:func:`ecopipe.formats.text.basic_english`) -> numbers: see :class:`Words`.
+
+    torchtext's ``get_tokenizer("basic_english")``; with ``ngrams``, its ``ngrams_iterator`` of that.
+    """
+
+    def split(self, text: str) -> list[str]:
+        return basic_english(text)
+
+
+@dataclass(frozen=True)
+class TokenizeWhitespace(Words):
+    """What stands between white space (``str.split``) -> numbers: see :class:`Words`.
+
+    Args:
+        lower: Lower-case each word after the text was split, as the ``Field`` of torchtext's first generation does.
+    """
+
+    _: KW_ONLY
+    lower: bool = False
+
+    def split(self, text: str) -> list[str]:
+        return whitespace(text, lower=self.lower)
 
 
 class _Hashed(dict[str, int]):
@@ -172,58 +182,39 @@ def _hashed(buckets: int) -> _Hashed:
     return _Hashed(buckets)
 
 
-@functools.lru_cache(maxsize=4)
-def _vocabulary(path: str) -> dict[str, int]:
+class _Known(dict[str, int]):
+    """Word -> number of a vocabulary; ``default`` for all other words."""
+
+    default: int | None = 1
+
+    def __missing__(self, word: str) -> int:
+        if self.default is None:
+            raise ValueError(
+                f"the word {word!r} is not in the vocabulary, which has no default index; make it with one, "
+                "or add the word"
+            )
+        return self.default
+
+
+class _Numbering(NamedTuple):
+    numbers: _Known
+    size: int
+
+
+@read_once
+def _numbering(path: str) -> _Numbering:
+    """The numbers of a vocabulary's words, and how many there are, those without a word included."""
+    if path.endswith(".json"):
+        vocab = Vocab.load(path)
+        numbers = _Known({word: number for number, word in enumerate(vocab.tokens)})
+        numbers.default = vocab.default_index
+        return _Numbering(numbers, len(vocab))
     try:
         words = decode_utf8(Path(path).read_bytes()).splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"TokenizeBasicEnglish: the vocabulary {path!r} cannot be read: {error}") from error
-    numbers: dict[str, int] = {}
+        raise ConfigError(f"the vocabulary {path!r} cannot be read: {error}") from error
+    numbers = _Known()
     for number, word in enumerate(words, start=2):
         if numbers.setdefault(word, number) != number:
-            raise ConfigError(
-                f"TokenizeBasicEnglish: the vocabulary {path!r} has {word!r} in lines "
-                f"{numbers[word] - 1} and {number - 1}"
-            )
-    return numbers
-
-
-@dataclass(frozen=True)
-class TokenizeJson(_Tokenizer, SampleStage):
-    """Text -> numbers by a tokenizer that the ``tokenizers`` library saved as JSON.
-
-    The file is read once in each process that uses the stage; the stage itself holds the path only. Texts are encoded
-    one by one, which starts no threads, so that a process may be forked at any time.
-
-    Args:
-        path: The JSON file.
-        field: The text: bytes in UTF-8, or str.
-        into: The field for the numbers, int64 [U].
-        max_tokens: Cut after so many.
-        special_tokens: Whether the tokenizer adds its special tokens.
-    """
-
-    path: str = from_file()
-    _: KW_ONLY
-    special_tokens: bool = True
-
-    def encode(self, text: str) -> Tokens:
-        encoding = _load_tokenizer(self.path).encode(text, add_special_tokens=self.special_tokens)
-        return np.array(encoding.ids, dtype=np.int64)
-
-
-@functools.lru_cache(maxsize=4)
-def _load_tokenizer(path: str) -> Any:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingDependency("TokenizeJson needs tokenizers. Install it: pip install tokenizers") from error
-    if not Path(path).is_file():
-        raise ConfigError(f"TokenizeJson: there is no file {path!r}")
-    try:
-        tokenizer = Tokenizer.from_file(path)
-    except Exception as error:  # the library raises plain Exception
-        raise ConfigError(f"TokenizeJson: {path!r} is not a saved tokenizer: {error}") from error
-    tokenizer.no_padding()
-    return tokenizer
+            raise ConfigError(f"the vocabulary {path!r} has {word!r} in lines {numbers[word] - 1} and {number - 1}")
+    return _Numbering(numbers, len(numbers) + 2)

@@ -128,7 +128,7 @@ def test_cifar100(cifar100: tuple[Path, dict[str, Any]], tmp_path: Path, version
     for split, fields in upstream.items():
         for row in range(9):
             sample = found[split][f"{split}-{row:05d}"]
-            planes = npy(sample["npy"]).transpose(2, 0, 1).reshape(-1)
+            planes = npy(sample["npy"]).reshape(-1)
             assert np.array_equal(planes, fields[b"data"][row])
             assert int(sample["cls"]) == sample["label"] == fields[b"fine_labels"][row]
             assert sample["coarse_label"] == fields[b"coarse_labels"][row]
@@ -181,7 +181,7 @@ def test_idx_files(tmp_path: Path, reader: type[Mnist], packed: bool) -> None:
     corpus = reader(tmp_path, storage="raw")
     found = round_trip(corpus, tmp_path / "out")
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        pixels = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28, 28, 1)
+        pixels = np.frombuffer(files[f"{prefix}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 1, 28, 28)
         labels = files[f"{prefix}-labels-idx1-ubyte"][8:]
         samples = [found[split][f"{split}-{row:05d}"] for row in range(10)]
         assert np.array_equal(np.stack([npy(sample["npy"]) for sample in samples]), pixels)
@@ -193,7 +193,7 @@ def test_idx_files(tmp_path: Path, reader: type[Mnist], packed: bool) -> None:
     ]
     flat = reader(tmp_path / reader.folder / "raw", storage="png")
     grey = np.asarray(pytest.importorskip("PIL.Image").open(io.BytesIO(next(flat.samples("test")).members["png"])))
-    assert np.array_equal(grey, npy(found["test"]["test-00000"]["npy"])[:, :, 0])
+    assert np.array_equal(grey, npy(found["test"]["test-00000"]["npy"])[0])
     assert len(reader.classes) == 10
 
 

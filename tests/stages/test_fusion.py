@@ -59,7 +59,11 @@ def through(stages, given, *, fused):
     made = apply_stages(given, used, 3)
     counts = made["lengths"].tolist()
     rows = torch.split(made["features"], counts) if "offsets" in made else made["features"]
-    return [row[:n].float().numpy().copy() for row, n in zip(rows, counts, strict=True)], [one.label for one in used], made
+    return (
+        [row[:n].float().numpy().copy() for row, n in zip(rows, counts, strict=True)],
+        [one.label for one in used],
+        made,
+    )
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: "+".join(type(stage).__name__ for stage in chain))

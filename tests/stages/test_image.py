@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ecopipe.formats.image import IMAGE_EXTENSIONS
+from ecopipe.stages.columns import Columns
 from ecopipe.stages.image import DecodeImage, Normalize
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.randomness import Chance
@@ -143,3 +144,36 @@ def test_normalize_fields():
 def test_wrong_settings(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+# -- by columns ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["rgb", "grey"])
+@pytest.mark.parametrize("count", [1, 64, 65, 200])
+def test_many_at_once_as_one_by_one(monkeypatch, count, mode):
+    monkeypatch.setattr("ecopipe.stages.image._AT_ONCE", 40 * PIXELS.nbytes)  # several pieces
+    images = np.random.default_rng(1).integers(0, 256, (count, *PIXELS.shape), dtype=np.uint8)
+    stage = DecodeImage(mode=mode)
+    rows = np.stack([np.frombuffer(npy(image), np.uint8) for image in images])
+    keys = [str(number) for number in range(count)]
+    made = stage.apply_columns(Columns(keys, {"npy": rows, "label": keys}), CHANCE)
+    assert set(made.fields) == {"image", "label"}
+    expected = [
+        stage.apply(Sample(key, {"npy": npy(image)}), CHANCE)["image"] for key, image in zip(keys, images, strict=True)
+    ]
+    np.testing.assert_array_equal(made.fields["image"], np.stack(expected))
+    assert made.fields["image"].flags.c_contiguous and made.fields["image"].flags.writeable
+
+
+def test_columns_that_have_to_be_looked_at_one_by_one():
+    other = png(PIXELS[:4])
+    for fields in (
+        {"txt": ["", ""]},
+        {"png": [png(), png()], "jpg": [b"", b""]},
+        {"png": [png(), other]},
+    ):
+        assert DecodeImage().apply_columns(Columns(["a", "b"], fields), CHANCE) is None
+    many = Columns([str(number) for number in range(65)], {"png": [png()] * 64 + [other]})  # in another piece
+    assert DecodeImage().apply_columns(many, CHANCE) is None
+    assert DecodeImage(field="png").apply_columns(Columns(["a"], {"jpg": [b""]}), CHANCE) is None

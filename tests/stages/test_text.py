@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import io
 import pickle
 import subprocess
 import sys
@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 
 from ecopipe.formats.text import basic_english
-from ecopipe.stages.text import LIBRISPEECH_ALPHABET, TokenizeBasicEnglish, TokenizeCharacters, TokenizeJson
-from ecopipe.vocabulary.errors import ConfigError, MissingDependency
+from ecopipe.formats.vocab import Vocab
+from ecopipe.pipeline.bad_samples import BadSamples
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.collate import Collate
+from ecopipe.stages.plan import Batch
+from ecopipe.stages.source import TarShards
+from ecopipe.stages.text import LIBRISPEECH_ALPHABET, TokenizeBasicEnglish, TokenizeCharacters, TokenizeWhitespace
+from ecopipe.vocabulary.errors import ConfigError, SampleError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
 
@@ -25,19 +31,6 @@ CHANCE = Chance(0, 0, "test")
 
 def tokens(stage, text, **fields):
     return stage.apply(Sample("a", {"txt": text, **fields}), CHANCE)["tokens"]
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    library = pytest.importorskip("tokenizers")
-    made = library.Tokenizer(library.models.WordLevel({"[UNK]": 0, "hello": 1, "world": 2}, unk_token="[UNK]"))
-    made.pre_tokenizer = library.pre_tokenizers.Whitespace()
-    made.post_processor = library.processors.TemplateProcessing(
-        single="$A [UNK]", special_tokens=[("[UNK]", 0)], pair=None
-    )
-    path = tmp_path / "tokenizer.json"
-    made.save(str(path))
-    return str(path)
 
 
 # -- characters ---------------------------------------------------------------------------------------------------
@@ -149,59 +142,112 @@ def test_wrong_vocabulary(tmp_path, content, message):
         tokens(TokenizeBasicEnglish(vocabulary=str(path)), "a")
 
 
-# -- saved tokenizers ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("stage", [TokenizeBasicEnglish, TokenizeWhitespace])
+def test_a_saved_vocabulary_decides_every_number(tmp_path, stage):
+    path = tmp_path / "vocab.json"
+    vocab = Vocab(("the", "<unk>", "film", "the film"))
+    vocab.with_default("<unk>").save(path)
+    made = stage(vocabulary=str(path), ngrams=2)
+    assert tokens(made, b"the film ends").tolist() == [0, 2, 1, 3, 1]
+    assert tokens(made, b"").shape == (0,)
+    assert made.vocabulary_size == 4
+    vocab.save(path)  # another file under that name, in the same process
+    assert tokens(stage(vocabulary=str(path)), "the film").tolist() == [0, 2]
+    with pytest.raises(ValueError, match="the word 'ends' is not in the vocabulary, which has no default index"):
+        tokens(made, b"the film ends")
 
 
-def test_json(tokenizer):
-    stage = TokenizeJson(tokenizer)
-    assert tokens(stage, b"hello world again").tolist() == [1, 2, 0, 0]
-    assert tokens(stage, b"hello world again").dtype == np.int64
-    assert tokens(TokenizeJson(tokenizer, special_tokens=False), b"hello world again").tolist() == [1, 2, 0]
-
-
-def test_json_holds_its_path_only(tokenizer):
-    stage = TokenizeJson(tokenizer)
-    stage.encode("hello")
-    assert len(pickle.dumps(stage)) < 400
-    assert pickle.loads(pickle.dumps(stage)) == stage
-
-
-def _encode_in_child(stage, queue):
-    queue.put(stage.encode("hello world").tolist())
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_json_after_a_fork(tokenizer):
-    stage = TokenizeJson(tokenizer)
-    stage.encode("hello")
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_encode_in_child, args=(stage, queue))
-    child.start()
-    assert queue.get(timeout=30) == [1, 2, 0]
-    child.join(30)
-    assert child.exitcode == 0
-
-
-def test_json_that_is_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"TokenizeJson: there is no file '.*absent.json'"):
-        TokenizeJson(str(tmp_path / "absent.json")).encode("a")
-    path = tmp_path / "wrong.json"
+def test_a_file_that_is_no_vocabulary(tmp_path):
+    path = tmp_path / "vocab.json"
     path.write_text("{}")
-    with pytest.raises(ConfigError, match=r"TokenizeJson: '.*wrong.json' is not a saved tokenizer: "):
-        TokenizeJson(str(path)).encode("a")
+    with pytest.raises(ConfigError, match=r"^TokenizeWhitespace: .*vocab\.json: Vocab: is no vocabulary"):
+        tokens(TokenizeWhitespace(vocabulary=str(path)), "a")
 
 
-def test_missing_tokenizers_is_said_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingDependency, match=r"^TokenizeJson needs tokenizers. Install it: pip install tokenizers$"):
-        TokenizeJson("x").encode("a")
+# -- white space --------------------------------------------------------------------------------------------------
+
+
+def test_whitespace():
+    stage = TokenizeWhitespace()
+    assert stage.words(" It's\tFINE,\u2003really.\n") == ["It's", "FINE,", "really."]
+    lower = TokenizeWhitespace(lower=True)
+    assert lower.words("It's FINE, İ") == ["it's", "fine,", "i\u0307"]
+    assert tokens(lower, "FINE").tolist() == tokens(stage, "fine").tolist() == [1 + zlib.crc32(b"fine") % 65535]
+
+
+def test_ngrams_follow_the_words():
+    stage = TokenizeWhitespace(ngrams=3)
+    assert stage.words("here we are") == ["here", "we", "are", "here we", "we are", "here we are"]
+    assert stage.words("here") == ["here"]
+    assert stage.words("") == []
+    assert TokenizeBasicEnglish(ngrams=2).words("Here, we") == ["here", ",", "we", "here ,", ", we"]
+    assert len(tokens(TokenizeWhitespace(ngrams=3, max_tokens=4), "here we are")) == 4
 
 
 # -- all ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [TokenizeCharacters, TokenizeBasicEnglish])
+ALL = (TokenizeCharacters, TokenizeBasicEnglish, TokenizeWhitespace)
+
+
+def sharded(folder, texts):
+    """A pipeline over a tar of these bytes, in a member that is not taken for UTF-8 when it is indexed."""
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for number, text in enumerate(texts):
+            member = tarfile.TarInfo(f"{number:02d}.review")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    return TarShards(str(folder))
+
+
+@pytest.mark.parametrize("stage", ALL)
+def test_encoding_trouble(stage):
+    bad = b"A\xffB"
+    with pytest.raises(ValueError, match="not UTF-8: byte 0xff at offset 1 of 3"):
+        tokens(stage(), bad)
+    upper = {"alphabet": "ABÿ\ufffd"} if stage is TokenizeCharacters else {}
+    assert tokens(stage(errors="replace", **upper), bad).tolist() == tokens(stage(**upper), "A\ufffdB").tolist()
+    assert tokens(stage(encoding="latin-1", **upper), bad).tolist() == tokens(stage(**upper), "AÿB").tolist()
+    with pytest.raises(ValueError, match="not ascii: byte 0xff at offset 1 of 3"):
+        tokens(stage(encoding="ascii"), bad)
+
+
+@pytest.mark.parametrize("stage", ALL)
+def test_normal_form_and_html_breaks(stage):
+    upper = {"alphabet": "ABÉ "} if stage is TokenizeCharacters else {}
+    composed, apart = tokens(stage(**upper), "É"), "E\u0301"
+    assert tokens(stage(normalize="NFC", **upper), apart).tolist() == composed.tolist()
+    if not upper:
+        assert tokens(stage(), apart).tolist() != composed.tolist()
+    for text in ("A<br />B", "A<BR>B", "A<br/>B", "A<br\t/>B"):
+        assert tokens(stage(html_breaks=True, **upper), text).tolist() == tokens(stage(**upper), "A B").tolist()
+        assert (
+            tokens(stage(html_breaks=True, **upper), text.encode()).tolist() == tokens(stage(**upper), "A B").tolist()
+        )
+
+
+def test_bad_texts_are_skipped_and_counted_and_empty_ones_keep_their_place(tmp_path):
+    source = sharded(tmp_path / "s", [b"one two", b"", b"caf\xe9 noir", b"a b c", b" \n"])
+    stage = TokenizeWhitespace(field="review")
+    layout = Collate("tokens", layout="flat")
+    with pytest.raises(SampleError, match="TokenizeWhitespace: sample '02' in .*: not UTF-8: byte 0xe9 at offset 3 of"):
+        list(Pipeline(source, Batch(5), stage, layout))
+    for workers in (0, 1):
+        pipe = Pipeline(source, Batch(5), stage, layout, bad_samples=BadSamples("skip", max_share=1.0))
+        with pipe.loader(workers=workers) as loader:
+            (batch,) = loader
+        assert batch["keys"] == ["00", "01", "03", "04"]
+        assert batch["lengths"].tolist() == [2, 0, 3, 0]
+        assert batch["offsets"].tolist() == [0, 2, 2, 5]
+        ((fault,),) = [batch.place.faults]
+        assert (fault.key, fault.stage, fault.position) == ("02", "TokenizeWhitespace", 2)
+    mended = TokenizeWhitespace(field="review", errors="replace")
+    (batch,) = Pipeline(source, Batch(5), mended, Collate("tokens"))
+    assert batch["lengths"].tolist() == [2, 0, 2, 3, 0]
+
+
+@pytest.mark.parametrize("stage", ALL)
 def test_fields_and_truncation(stage):
     made = stage(field="text", into="ids", max_tokens=2)
     assert (made.needs(), made.gives(), made.takes_away()) == (("text",), ("ids",), ())
@@ -211,7 +257,7 @@ def test_fields_and_truncation(stage):
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-@pytest.mark.parametrize("stage", [TokenizeCharacters(), TokenizeBasicEnglish()])
+@pytest.mark.parametrize("stage", [TokenizeCharacters(), TokenizeBasicEnglish(), TokenizeWhitespace()])
 def test_a_sample_that_cannot_be_processed(stage):
     with pytest.raises(ValueError, match="no field 'txt'; it has flac"):
         stage.apply(Sample("a", {"flac": b""}), CHANCE)
@@ -227,7 +273,14 @@ def test_a_sample_that_cannot_be_processed(stage):
         (lambda: TokenizeCharacters(alphabet="ABA"), "TokenizeCharacters: alphabet has 'A' twice"),
         (lambda: TokenizeCharacters(unknown="drop"), "TokenizeCharacters: unknown='drop' is not known. Known: error, "),
         (lambda: TokenizeBasicEnglish(buckets=0), "TokenizeBasicEnglish: buckets must be a positive int, got 0"),
-        (lambda: TokenizeJson("x", max_tokens=-1), "TokenizeJson: max_tokens must be a positive int, got -1"),
+        (lambda: TokenizeWhitespace(ngrams=0), "TokenizeWhitespace: ngrams must be a positive int, got 0"),
+        (
+            lambda: TokenizeWhitespace(errors="ignore"),
+            "TokenizeWhitespace: unknown errors 'ignore'. Known: replace, st",
+        ),
+        (lambda: TokenizeWhitespace(normalize="nfc"), "TokenizeWhitespace: unknown normalize 'nfc'. Known: NFC, NFD, "),
+        (lambda: TokenizeWhitespace(encoding="utf-9"), "TokenizeWhitespace: unknown encoding 'utf-9'. Name one that"),
+        (lambda: TokenizeWhitespace(encoding="base64"), "TokenizeWhitespace: unknown encoding 'base64'. Name one that"),
     ],
 )
 def test_wrong_settings(make, message):

@@ -1,0 +1,1 @@
+"""Parity with the real torchtext, in the environment that ``make test-torchtext`` makes."""
