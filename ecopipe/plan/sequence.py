@@ -54,15 +54,20 @@ class Block:
 
     def __init__(self, slices: list[Slice], table: pa.Table, batches: Sequence[Rows], read: Read | None) -> None:
         self._slices, self._planned, self._read = slices, table, read
+        self._narrow: dict[frozenset[str], pa.Table] = {}
         self.batches = batches
 
     @cached_property
     def _table(self) -> pa.Table:
         return self._planned if self._read is None else self._read(self._slices).combine_chunks()
 
-    def rows(self, positions: Rows) -> pa.Table:
-        """The index rows at some positions."""
-        return self._table.take(pa.array(positions))
+    def rows(self, positions: Rows, columns: frozenset[str] | None = None) -> pa.Table:
+        """The index rows at some positions: all columns, or those of some names."""
+        if columns is None:
+            return self._table.take(pa.array(positions))
+        if columns not in self._narrow:
+            self._narrow[columns] = self._table.select([name for name in self._table.column_names if name in columns])
+        return self._narrow[columns].take(pa.array(positions))
 
     @cached_property
     def _checks(self) -> npt.NDArray[np.uint32]:
@@ -88,9 +93,9 @@ class Planned:
     batch: int
     after: Cursor
 
-    def rows(self) -> pa.Table:
-        """The index rows of its samples, in order."""
-        return self.block.rows(self.block.batches[self.batch])
+    def rows(self, columns: frozenset[str] | None = None) -> pa.Table:
+        """The index rows of its samples, in order: all columns, or those of some names."""
+        return self.block.rows(self.block.batches[self.batch], columns)
 
     def checks(self) -> npt.NDArray[np.uint32]:
         """The checks of its samples, in order: :func:`ecopipe.formats.checks.checks_of`."""

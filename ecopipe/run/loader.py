@@ -19,6 +19,7 @@ from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import Planned, sequence
 from ecopipe.run import ranks, state
+from ecopipe.run.columns import ROW_COLUMNS
 from ecopipe.run.device import on_device, resolve
 from ecopipe.run.ledger import Ledger
 from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
@@ -328,9 +329,10 @@ def _make_tasks(
 ) -> Iterator[Task]:
     """The tasks of a rank's batches; what is to be kept of each is left in ``issued``. It holds no loader alive."""
     reads = pipeline.reads()
+    columns = None if reads is None else frozenset({*ROW_COLUMNS, "source", "duration_s", *reads})
     for step in dealt:
         planned = step.planned
-        rows = planned.rows()
+        rows = planned.rows(columns)
         seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
         shards = tuple(rows["shard"].to_pylist())
         place = Place(began.epoch, planned.number, shards, rank, step.repeat, seconds, step.step)

@@ -97,5 +97,5 @@ def test_fast_sizes():
 
 def test_without_soxr(monkeypatch):
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(MissingDependency, match="need soxr. Install it: pip install soxr"):
+    with pytest.raises(MissingDependency, match="needs soxr. Install it: pip install soxr"):
         waveform.resampled(np.zeros(5), 1.1, 1.0)

@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_used(statistics, change, message):
     text = change(json.loads(statistics.read_text()))
     statistics.unlink() if text is None else statistics.write_text(text)
     stage = CMVN(stats=str(statistics), name="global")
-    remedy = f"Make it with 'ecopipe stats PIPELINE -o {statistics} --overwrite'"
+    remedy = f"Make it with 'ecopipe stats PIPELINE -o {statistics}{'' if text is None else ' --overwrite'}'"
     with pytest.raises(ConfigError, match=f"^global: {statistics}: .*{message}.*{remedy}"):
         stage.apply(batch((9,)), CHANCE)
 
