@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     train, test = (given.shards / split if (given.shards / split).exists() else None for split in ("train", "test"))
+    if not (train or test):
+        parser.error(f"{given.shards}: holds neither train nor test; give the folder that 'ecopipe shard mnist' wrote")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

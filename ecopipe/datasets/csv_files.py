@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ecopipe.datasets.rows import OPTIONS, Row, Rows
+from ecopipe.datasets.rows import OPTIONS, Row, Rows, repeated
 from ecopipe.vocabulary.errors import ConfigError, CorpusError
 
 _LONGEST = 1 << 30  # characters of a field
@@ -67,6 +67,8 @@ class CsvFiles(Rows):
             raise ConfigError(f"encoding={encoding!r} is not known. Write utf-8, latin-1 or cp1252, say.") from None
         if header and names:
             raise ConfigError("names are for a file without a header. Set header=false, or leave them out.")
+        if (twice := repeated(names)) is not None:
+            raise ConfigError(f"names: {twice!r} is there twice. Give each column a name of its own.")
         self._encoding, self._header, self._names = encoding, header, tuple(names)
         self._quote, self._escape = quote, escape
         super().__init__(
@@ -82,8 +84,13 @@ class CsvFiles(Rows):
         )
 
     def names(self, file: Path) -> Sequence[str]:
-        for _, row in self._fields(file):
+        for line, row in self._fields(file):
             if self._header:
+                if (twice := repeated(row)) is not None:
+                    raise CorpusError(
+                        f"{file}, line {line}: two columns are named {twice!r}. Rename one of them; or set "
+                        f"header=false and names, if that line is a row."
+                    )
                 return row
             return self._names or [str(number) for number in range(len(row))]
         raise CorpusError(f"{file} holds no rows. Give a table.")
@@ -126,8 +133,8 @@ class CsvFiles(Rows):
                             yield line, row
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{file}: is not text in {self._encoding} after line {line} ({error.reason}). Set encoding, such as "
-                f"encoding=latin-1."
+                f"{file}, line {line + 1} or later: is not text in {self._encoding} ({error.reason}). Set encoding, "
+                f"such as encoding=latin-1."
             ) from error
         except csv.Error as error:
             raise CorpusError(

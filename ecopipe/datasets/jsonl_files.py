@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import ClassVar
 
 from ecopipe.datasets.rows import OPTIONS, Row, Rows
 from ecopipe.vocabulary.errors import CorpusError
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonlFiles(Rows):
@@ -44,6 +47,15 @@ class JsonlFiles(Rows):
 def _object(file: Path, number: int, line: bytes) -> Row:
     try:
         found = json.loads(line.decode("utf-8-sig"))
+        if _SURROGATE.search(line):
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise CorpusError(f"{file}, line {number}: is nested too deeply. Mend or remove the line.") from None
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{file}, line {number}: holds half a character ({error.object[error.start]!a}), which UTF-8 cannot. Mend "
+            f"or remove the line."
+        ) from error
     except ValueError as error:
         raise CorpusError(f"{file}, line {number}: is no JSON in UTF-8 ({error}). Mend or remove the line.") from error
     if not isinstance(found, dict):

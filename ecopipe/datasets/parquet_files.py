@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ecopipe.datasets.rows import OPTIONS, Row, Rows
+from ecopipe.datasets.rows import OPTIONS, Row, Rows, repeated
 from ecopipe.vocabulary.errors import CorpusError
 
 _ROWS = 256  # rows that are in memory at once: a row may hold an image
@@ -45,12 +45,16 @@ class ParquetFiles(Rows):
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise CorpusError(f"{file} is damaged after row {number:,}: {error}. Fetch it again.") from error
 
 
 def _opened(file: Path) -> Any:
     try:
-        return pq.ParquetFile(file)
+        table = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{file} is no whole Parquet file: {error}. Fetch it again.") from error
+    if (twice := repeated(table.schema_arrow.names)) is not None:
+        table.close()
+        raise CorpusError(f"{file} has two columns named {twice!r}. Rename one of them.")
+    return table

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import abc
 import itertools
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from ecopipe.datasets.cells import are_numbers, as_bytes, as_json, in_order, label_text, too_long, typed
 from ecopipe.datasets.corpus import Corpus, RawSample
+from ecopipe.datasets.parts import find_files, split_of
 from ecopipe.formats.measures import MEASURES
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, nearest
 
 OPTIONS: Mapping[str, str] = {
     "text": "the column that becomes txt",
-    "label": "the column that becomes cls: numbers as they are, texts by their place among the classes",
-    "classes": "the texts of the label in their order; all that occur, sorted, unless given",
+    "label": "the column that becomes cls: whole numbers as they are, else by their place among the classes",
+    "classes": "the texts of the label in their order; all that occur, sorted (numbers by value), unless given",
     "file": "the column of paths to files; each becomes a member under its extension",
     "root": "the folder that such paths are relative to; that of the table unless given",
     "members": "EXT=COLUMN: further columns that become members",
@@ -32,11 +33,10 @@ OPTIONS: Mapping[str, str] = {
 """What the settings of every reader of tables mean."""
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 _TYPES = ("string", "int64", "float64")
 _RESERVED = {"key", "shard", "members", "class_name", *MEASURES}
-_PART = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
-_NUMBER = re.compile(r"-?\d{1,18}")
 _MOST_CLASSES = 100_000
 
 
@@ -47,11 +47,13 @@ class _Scan:
     rows: list[int] = field(default_factory=list)  # of each file
     names: set[str] = field(default_factory=set)  # of the label
     unlabelled: int = 0
+    long: str = ""  # a label that may be beyond 64 bits, and its place
 
 
 class Rows(Corpus):
     """One sample per row. A file is a split of its name; ``x-00000-of-00002`` and so on are the split x together.
 
+    Two files that would be the same part, and a missing part, are refused.
     Keys are like ``train-000000042``: the split and the row in it, counted from 0. Without ``text``, ``file`` or
     ``members`` the member ``json`` holds the row. A row without a label has no ``cls``. The column ``class_name`` is
     the label's text. ``path`` is a file, or a folder of files with the reader's endings.
@@ -81,15 +83,22 @@ class Rows(Corpus):
         rows: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
-        self._files = _find(self.path, self.endings)
+        self._files = find_files(self.path, self.endings)
         self._text, self._label, self._file = text, label, file
         self._given = _list("classes", classes)
+        if (twice := repeated(self._given)) is not None:
+            raise ConfigError(f"classes: {twice!r} is there twice. Name each class once.")
         self._root = Path(root) if root else (self.path if self.path.is_dir() else self.path.parent)
-        self._members = dict(_pair("members", item) for item in _list("members", members))
-        self._extras = dict(_extra(item) for item in _list("columns", columns))
+        self._members = _once("members", map(_member, _list("members", members)))
+        for extension, setting, value in (("txt", "text", text), ("cls", "label", label)):
+            if value and extension in self._members:
+                raise ConfigError(
+                    f"members: {extension!r} is what {setting}={value!r} makes. Leave out one of the two."
+                )
+        self._extras = _once("columns", map(_extra, _list("columns", columns)))
         kinds = {name: kind for name, (_, kind) in self._extras.items()}
         self.columns = {**kinds, "class_name": "string"} if label else kinds
-        self._ranges = [_range(item) for item in _list("rows", rows)]
+        self._ranges = _once("rows", map(_range, _list("rows", rows)))
         wanted = [text, label, file, *self._members.values(), *(column for column, _ in self._extras.values())]
         wanted = list(dict.fromkeys(filter(None, wanted)))
         self._wanted = wanted if text or file or members else []
@@ -123,7 +132,7 @@ class Rows(Corpus):
         if not self._label or self._given:
             return self._given
         names = self._scan().names
-        return () if all(map(_NUMBER.fullmatch, names)) else tuple(sorted(names))
+        return () if are_numbers(names) else in_order(names)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits))
@@ -162,7 +171,7 @@ class Rows(Corpus):
         sizes = self._scan().rows
         total = sum(sizes)
         splits: dict[str, tuple[int, int]] = {}
-        for name, first, last in self._ranges:
+        for name, (first, last) in self._ranges.items():
             if first >= total or (last is not None and last > total):
                 raise ConfigError(f"rows: {name} is {first}:{last or ''}, and {self.path} has {total:,} rows.")
             splits[name] = (first, total if last is None else last)
@@ -174,9 +183,7 @@ class Rows(Corpus):
             return splits
         start = 0
         for file, size in zip(self._files, sizes, strict=True):
-            name = _split_name(file)
-            if name in splits and splits[name][1] != start:
-                raise CorpusError(f"{file} would be the split {name!r}, as another file is. Rename one of them.")
+            name = split_of(file)  # the parts of a split follow each other
             splits[name] = (splits.get(name, (start, 0))[0], start + size)
             start += size
         return {name: place for name, place in splits.items() if place[1] > place[0]}
@@ -189,6 +196,11 @@ class Rows(Corpus):
                 scan.rows.append(self._scan_file(file, scan) if known is None else known)
             if not sum(scan.rows):
                 raise CorpusError(f"{self.path} holds no rows. Give the file or the folder that holds the table.")
+            if scan.long and not self._given and are_numbers(scan.names):
+                raise CorpusError(
+                    f"{scan.long} has more than 18 digits, and may not fit into 64 bits. Mend it, or set classes to "
+                    f"take the labels as texts."
+                )
             self._scanned = scan
         return self._scanned
 
@@ -197,11 +209,14 @@ class Rows(Corpus):
         for line, row in self.read(file, [self._label] if self._label else []):
             rows += 1
             if self._label:
-                value = _label_text(self._cell(f"{file}, {self.unit} {line}", row, self._label))
+                where = f"{file}, {self.unit} {line}"
+                value = label_text(where, self._label, self._cell(where, row, self._label))
                 if value is None:
                     scan.unlabelled += 1
                 else:
                     scan.names.add(value)
+                    if not scan.long and too_long(value):
+                        scan.long = f"{where}: the label {value}"
                 if len(scan.names) > _MOST_CLASSES:
                     raise ConfigError(
                         f"label={self._label!r}: {file} has more than {_MOST_CLASSES:,} different values in it. Choose "
@@ -213,20 +228,26 @@ class Rows(Corpus):
         members: dict[str, bytes] = {}
         for extension, column in self._members.items():
             if (value := self._cell(where, row, column)) is not None:
-                members[extension] = _bytes(value)
+                members[extension] = as_bytes(value)
         if self._text:
-            members["txt"] = _bytes(self._cell(where, row, self._text) or "")
+            members["txt"] = as_bytes(self._cell(where, row, self._text) or "")
         if self._file:
-            members |= self._attached(where, str(self._cell(where, row, self._file)))
+            extension, data = self._attached(where, str(self._cell(where, row, self._file)))
+            if extension in members or (extension == "cls" and self._label):
+                raise CorpusError(
+                    f"{where}: the file and another setting both make the member {extension!r}. Rename the file, or "
+                    f"leave out text, label or that of members."
+                )
+            members[extension] = data
         if not (self._text or self._file or self._members):
-            members["json"] = _json(where, row)
+            members["json"] = as_json(where, row)
         extras: dict[str, int | float | str | None] = {
-            name: _typed(where, column, self._cell(where, row, column), kind)
+            name: typed(where, column, self._cell(where, row, column), kind)
             for name, (column, kind) in self._extras.items()
         }
         if self._label:
             extras["class_name"] = None
-            value = _label_text(self._cell(where, row, self._label))
+            value = label_text(where, self._label, self._cell(where, row, self._label))
             if value is not None and not numbers and not self._given:
                 members["cls"] = value.encode()
             elif value is not None and value in numbers:
@@ -242,38 +263,32 @@ class Rows(Corpus):
         except KeyError:
             raise CorpusError(f"{where}: has no {column!r}. {nearest(column, row)} Mend the row.") from None
 
-    def _attached(self, where: str, named: str) -> dict[str, bytes]:
-        place = Path(os.path.normpath(self._root / named))
-        if not place.is_relative_to(os.path.normpath(self._root)):
+    def _attached(self, where: str, named: str) -> tuple[str, bytes]:
+        """The extension and the bytes of a file; links in the folder are followed, as those of other corpora are."""
+        root = Path(os.path.abspath(self._root))
+        place = Path(os.path.abspath(root / named))
+        if not place.is_relative_to(root):
             raise CorpusError(
-                f"{where}: {named!r} lies outside of {self._root}. Set root to the folder that the paths are in."
+                f"{where}: {named!r} lies outside of {root}. Set root to the folder that the paths are in."
             )
         try:
-            return {place.suffix[1:].lower() or "bin": place.read_bytes()}
-        except OSError as error:
+            return place.suffix[1:].lower() or "bin", place.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
             raise CorpusError(
-                f"{where}: {place} cannot be read: {error.strerror or error}. Restore it, or set root to the folder "
-                f"that the paths are in."
+                f"{where}: {place} cannot be read: {reason or error}. Restore it, or set root to the folder that the "
+                f"paths are in."
             ) from error
 
 
-def _find(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise CorpusError(f"{path} does not exist. Check the path.")
-    places = sorted(path.iterdir()) + sorted((path / "data").iterdir() if (path / "data").is_dir() else [])
-    files = [place for place in places if place.is_file() and place.name.lower().endswith(endings)]
-    if not files:
-        shown = ", ".join(place.name for place in places[:8]) or "nothing"
-        raise CorpusError(f"{path} holds no file that ends in {' or '.join(endings)}. It holds: {shown}.")
-    return sorted(files, key=lambda file: (_split_name(file), str(file)))
-
-
-def _split_name(file: Path) -> str:
-    stem = re.sub(r"(\.(csv|tsv|jsonl|ndjson|json|parquet|txt|gz))+$", "", file.name, flags=re.IGNORECASE)
-    match = _PART.fullmatch(stem)
-    return re.sub(r"[^\w-]+", "-", match["split"] if match else stem).strip("-") or "all"
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that is there twice, if any is."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _list(setting: str, value: Sequence[str]) -> tuple[str, ...]:
@@ -282,11 +297,22 @@ def _list(setting: str, value: Sequence[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _pair(setting: str, item: str) -> tuple[str, str]:
-    left, equals, right = item.partition("=")
-    if not (left and equals and right):
-        raise ConfigError(f"{setting}: {item!r} is not of the form EXT=COLUMN.")
-    return left, right
+def _once(setting: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    pairs = list(pairs)
+    if (twice := repeated(name for name, _ in pairs)) is not None:
+        raise ConfigError(f"{setting}: {twice!r} is given twice. Each name may be there once.")
+    return dict(pairs)
+
+
+def _member(item: str) -> tuple[str, str]:
+    extension, equals, column = item.partition("=")
+    if not (extension and equals and column):
+        raise ConfigError(f"members: {item!r} is not of the form EXT=COLUMN.")
+    if "/" in extension:
+        raise ConfigError(
+            f"members: {extension!r} has a slash in it, and is to be an extension, such as b.txt. Rename it."
+        )
+    return extension, column
 
 
 def _extra(item: str) -> tuple[str, tuple[str, str]]:
@@ -300,40 +326,8 @@ def _extra(item: str) -> tuple[str, tuple[str, str]]:
     return new, (old if equals else new, kind)
 
 
-def _range(item: str) -> tuple[str, int, int | None]:
+def _range(item: str) -> tuple[str, tuple[int, int | None]]:
     match = re.fullmatch(r"([\w-]+)=(\d*):(\d*)", item)
     if not match or (match[3] and int(match[3]) <= int(match[2] or 0)):
         raise ConfigError(f"rows: {item!r} is not of the form SPLIT=FROM:TO, such as train=0:25000 or test=25000:.")
-    return match[1], int(match[2] or 0), int(match[3]) if match[3] else None
-
-
-def _label_text(value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        return bytes(value["bytes"])  # an image or audio as the datasets library stores it
-    if isinstance(value, bytes):
-        return value
-    return value.encode() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str).encode()
-
-
-def _json(where: str, row: Row) -> bytes:
-    for column, value in row.items():
-        if isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes)):
-            raise ConfigError(f"{where}: {column!r} holds bytes, which JSON cannot. Name it: members=EXT={column}.")
-    return json.dumps(dict(row), ensure_ascii=False, separators=(",", ":"), default=str).encode()
-
-
-def _typed(where: str, column: str, value: Any, kind: str) -> int | float | str | None:
-    if value is None or (value == "" and kind != "string"):
-        return None
-    try:
-        return str(value) if kind == "string" else int(value) if kind == "int64" else float(value)
-    except (TypeError, ValueError) as error:
-        raise CorpusError(
-            f"{where}: {column!r} is {value!r:.60}, no {kind}. Mend it, or keep it as a string."
-        ) from error
+    return match[1], (int(match[2] or 0), int(match[3]) if match[3] else None)

@@ -49,6 +49,10 @@ class Vocab:
             raise ConfigError(f"Vocab: the token {token!r} stands in {times} places. Name each one once.")
         if self.default_index is not None and type(self.default_index) is not int:
             raise ConfigError(f"Vocab: default_index must be an int or None, got {self.default_index!r}.")
+        if self.default_index is not None and not -1 <= self.default_index < max(len(self.tokens), 1):
+            raise ConfigError(
+                f"Vocab: default_index = {self.default_index} is no place in a vocabulary of {len(self.tokens)} tokens."
+            )
 
     # -- building -----------------------------------------------------------------------------------------------------
 

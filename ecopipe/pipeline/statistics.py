@@ -38,7 +38,7 @@ def check_statistics(stages: Sequence[DeviceStage]) -> None:
             for told in found.pipeline.get("stages", [])
             if issubclass(REGISTRY.get(told.get("stage", ""), object), DeviceStage)
         ]
-        if found.pipeline and (difference := first_difference(theirs, mine)):
+        if found.pipeline and (difference := first_difference(_named(theirs), _named(mine))):
             raise ConfigError(
                 f"{stage.label}: {stage.stats} was measured behind other device stages: {difference}. Measure this "
                 "pipeline with 'ecopipe stats PIPELINE -o FILE --overwrite'."
@@ -47,3 +47,8 @@ def check_statistics(stages: Sequence[DeviceStage]) -> None:
 
 def _settings(told: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in _NO_MATTER}
+
+
+def _named(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings of stages under their numbers and names, for a difference that reads well."""
+    return {f"device stage {number} ({told['stage']})": told for number, told in enumerate(stages, 1)}

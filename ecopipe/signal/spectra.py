@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ecopipe.signal.framing import Framing, lay_out
 from ecopipe.signal.mel import Filters, MelScale, Norm, mel_filters
+from ecopipe.signal.threads import each
 from ecopipe.signal.windows import window
 
 Log = Literal["none", "ln", "log10", "db"]
 Guard = Literal["clamp", "add"]
 Energy = Literal["none", "raw", "windowed"]
 
-_ROWS_ON_CPU, _ROWS_ELSEWHERE = 2048, 16384
+_ROWS_ON_CPU, _ROWS_ELSEWHERE = 512, 16384
 _MEL_BLOCK = 16
 
 
@@ -124,7 +125,8 @@ def spectra(signals: Sequence[Tensor], recipe: Recipe) -> Spectra:
     found = torch.empty(total, recipe.width, dtype=torch.float32, device=device)
     energy = torch.empty(total, dtype=torch.float32, device=device) if recipe.energy != "none" else None
     weights = constants(recipe, device)
-    for at in range(0, total, chunk):
+
+    def make(at: int) -> None:
         frame = frames[at : at + chunk]
         if framing.remove_dc:
             frame = frame - frame.mean(dim=1, keepdim=True)
@@ -140,7 +142,7 @@ def spectra(signals: Sequence[Tensor], recipe: Recipe) -> Spectra:
         power = spectrum.real.square() + spectrum.imag.square()
         if recipe.power == 2.0 and not weights.blocks:
             found[at : at + chunk] = power
-            continue
+            return
         exact = power.double()
         if recipe.power != 2.0:
             exact = exact.pow_(recipe.power / 2)
@@ -148,6 +150,12 @@ def spectra(signals: Sequence[Tensor], recipe: Recipe) -> Spectra:
             found[at : at + chunk] = exact
         for bins, bands, block in weights.blocks:
             found[at : at + chunk, bands] = exact[:, bins] @ block
+
+    if device.type == "cpu":
+        each(make, range(0, total, chunk))
+    else:
+        for at in range(0, total, chunk):
+            make(at)
     return Spectra(logarithm(found, recipe), energy, laid.starts, laid.counts)
 
 

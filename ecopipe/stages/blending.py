@@ -58,6 +58,7 @@ class ImageColorJitter(ImagesInBatch):
             elif not is_number(value) or not 0 <= value <= most:
                 bounds = "in [0, 0.5]" if name == "hue" else "of at least 0"
                 raise self.refuse(f"{name} must be a number {bounds}, or two as (least, most), got {value!r}")
+        super().__post_init__()
 
     def span(self, change: str) -> tuple[float, float]:
         """The least and the greatest factor of a change."""
@@ -109,6 +110,7 @@ class _Pairing(OfImages, DeviceStage, abc.ABC):
     def __post_init__(self) -> None:
         if not is_number(self.alpha) or not 0 < self.alpha <= 100:
             raise self.refuse(f"alpha must be a number above 0 and at most 100, got {self.alpha!r}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.field, "targets")

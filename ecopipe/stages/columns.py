@@ -101,7 +101,8 @@ def collate_columns(collate: CollateStage, columns: Columns) -> Batch | None:
     if not (isinstance(collate, Collate) and all(name in columns.fields for name in collate.needs())):
         return None
     images = columns.fields[collate.input]
-    if not isinstance(images, np.ndarray) or images.dtype.kind not in "biufc":
+    arrays = isinstance(images, np.ndarray) and images.ndim > 1 and images.flags.writeable
+    if not arrays or images.dtype.kind not in "biufc":
         return None
     fields: dict[str, Any] = {"keys": columns.keys, collate.input: torch.from_numpy(images)}
     if collate.target is not None:

@@ -44,6 +44,7 @@ class DecodeImage(SampleStage):
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise self.refuse(f"unknown mode {self.mode!r}. {nearest(str(self.mode), get_args(Mode))}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.field or "|".join(IMAGE_EXTENSIONS),)
@@ -141,6 +142,7 @@ class Normalize(DeviceStage):
             raise self.refuse(f"mean has {len(self.mean)} numbers and std has {len(self.std)}")
         if min(self.std) <= 0:
             raise self.refuse(f"std must be positive, got {min(self.std)}")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.field,)

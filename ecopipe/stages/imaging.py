@@ -74,6 +74,7 @@ class ImageRandomCrop(ImagesInBatch):
         object.__setattr__(self, "padding", sides if isinstance(value, (tuple, list)) else value)
         self.check_choices(mode=PadMode)
         check_fill(self, self.fill)
+        super().__post_init__()
 
     @property
     def sides(self) -> Padding:
@@ -124,6 +125,7 @@ class _RandomResizedCrop(ChangedImages, abc.ABC):
             if getattr(self, name)[0] == 0:
                 raise self.refuse(f"{name} must be above 0, got {getattr(self, name)!r}")
         self.check_choices(interpolation=Interpolation)
+        super().__post_init__()
 
     def boxes(self, keys: Sequence[str], chance: Chance, height: int, width: int) -> Ints:
         """Each sample's part: int64 [B, 4], top, left, height, width, in pixels.
@@ -192,6 +194,7 @@ class ImageRandomHorizontalFlip(ImagesInBatch):
     def __post_init__(self) -> None:
         if not is_number(self.p) or not 0 <= self.p <= 1:
             raise self.refuse(f"p must be a number in [0, 1], got {self.p!r}")
+        super().__post_init__()
 
     def changed(self, images: Tensor, keys: Sequence[str], chance: Chance) -> Tensor:
         return flipped(images, uniforms(chance, keys, 1)[:, 0] < self.p)
@@ -221,6 +224,7 @@ class ImageCutout(ImagesInBatch):
         if not is_int(self.count) or self.count < 1:
             raise self.refuse(f"count must be a positive int, got {self.count!r}")
         check_fill(self, self.fill)
+        super().__post_init__()
 
     def boxes(self, keys: Sequence[str], chance: Chance, height: int, width: int) -> Ints:
         """Each sample's squares: int64 [B, count, 4], top, left, bottom, right, within the image."""
@@ -246,6 +250,7 @@ class _Resize(ChangedImages, abc.ABC):
     def __post_init__(self) -> None:
         check_size(self, self.size)
         self.check_choices(interpolation=Interpolation)
+        super().__post_init__()
 
     def changed(self, images: Tensor, keys: Sequence[str], chance: Chance) -> Tensor:
         height, width = images.shape[-2:]
@@ -281,6 +286,7 @@ class _CenterCrop(ChangedImages, abc.ABC):
 
     def __post_init__(self) -> None:
         check_size(self, self.size)
+        super().__post_init__()
 
     def changed(self, images: Tensor, keys: Sequence[str], chance: Chance) -> Tensor:
         (height, width), (tall, wide) = images.shape[-2:], both(self.size)

@@ -76,9 +76,14 @@ class Statistics:
         except FileNotFoundError:
             raise ConfigError(f"{path}: there is no such file. {remedy.replace(' --overwrite', '')}") from None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read as JSON ({error}). {remedy}") from error
-        if not isinstance(found, dict) or "version" not in found:
-            raise ConfigError(f"{path}: is no file of 'ecopipe stats'. {remedy}")
+            raise ConfigError(
+                f"{path}: cannot be read as JSON ({error}). Name a file of 'ecopipe stats', or make one: ecopipe stats "
+                "PIPELINE -o FILE."
+            ) from error
+        if not isinstance(found, dict) or not {"version", "mean", "std"} <= found.keys():
+            raise ConfigError(
+                f"{path}: is no file of 'ecopipe stats'. Name one, or make one: ecopipe stats PIPELINE -o FILE."
+            )
         if found["version"] != VERSION:
             raise ConfigError(f"{path}: is of version {found['version']!r}, and {VERSION} is wanted. {remedy}")
         try:

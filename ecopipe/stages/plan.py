@@ -39,6 +39,7 @@ class Where(PlanStage):
             object.__setattr__(self, "one_of", tuple(self.one_of))
         if self.at_least is None and self.at_most is None and self.one_of is None:
             raise self.refuse("says nothing to keep. Give at_least, at_most or one_of.")
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.measure,)
@@ -72,6 +73,7 @@ class Take(PlanStage):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise self.refuse(f"count must be at least 1, got {self.count}.")
+        super().__post_init__()
 
     def deal(self, slices: Slices, chance: Chance) -> Slices:
         return first_rows(slices, self.count)
@@ -110,6 +112,7 @@ class Batch(BatchingStage):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise self.refuse(f"size must be at least 1, got {self.size}.")
+        super().__post_init__()
 
     @property
     def multiple(self) -> int:
@@ -165,6 +168,7 @@ class Bucket(BatchingStage):
             raise self.refuse(f"spread must be finite and at least 1, got {self.spread}.")
         if self.group < 1:
             raise self.refuse(f"group must be at least 1, got {self.group}.")
+        super().__post_init__()
 
     @property
     def batches_per_turn(self) -> int:

@@ -207,10 +207,13 @@ def _numbering(path: str) -> _Numbering:
     if path.endswith(".json"):
         vocab = Vocab.load(path)
         numbers = _Known({word: number for number, word in enumerate(vocab.tokens)})
+        if vocab.default_index == -1:
+            raise ConfigError(f"the vocabulary {path!r} has default_index -1, which no embedding has a row for")
         numbers.default = vocab.default_index
         return _Numbering(numbers, len(vocab))
     try:
-        words = decode_utf8(Path(path).read_bytes()).splitlines()
+        lines = decode_utf8(Path(path).read_bytes()).removesuffix("\n").split("\n")  # as Vocab.save writes them
+        words = [line.removesuffix("\r") for line in lines] if lines != [""] else []
     except (OSError, ValueError) as error:
         raise ConfigError(f"the vocabulary {path!r} cannot be read: {error}") from error
     numbers = _Known()

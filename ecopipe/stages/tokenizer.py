@@ -57,6 +57,7 @@ class Tokenizer(SampleStage, abstract=True):
             raise self.refuse(
                 f"unknown encoding {self.encoding!r}. Name one that Python knows: utf-8, latin-1, cp1252."
             )
+        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.field,)
@@ -91,7 +92,7 @@ def read_once(read: Callable[[str], T]) -> Callable[[str], T]:
     """What a function makes of a file, kept in each process until the file is another one."""
 
     @functools.lru_cache(maxsize=4)
-    def kept(path: str, _stamp: tuple[int, int, int] | None) -> T:
+    def kept(path: str, _stamp: tuple[int, ...] | None) -> T:
         return read(path)
 
     @functools.wraps(read)
@@ -100,6 +101,6 @@ def read_once(read: Callable[[str], T]) -> Callable[[str], T]:
             now = os.stat(path)
         except OSError:
             return kept(path, None)  # which says what is wrong
-        return kept(path, (now.st_mtime_ns, now.st_size, now.st_ino))
+        return kept(path, (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino))
 
     return reading

@@ -99,7 +99,7 @@ def _fresh(max_open: int) -> MappedFiles:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _map(path: str) -> MappedFile:

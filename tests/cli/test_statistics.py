@@ -215,8 +215,8 @@ def test_statistics_of_other_features_are_refused(shards: Path, tmp_path: Path) 
     for good in (ecopipe.LogMel(n_mels=40), ecopipe.LogMel(n_mels=40, engine="matmul", pad_value=-3.0)):
         next(iter(ecopipe.Pipeline(source, *front, good, cmvn)))
     for other, told in (
-        (ecopipe.LogMel(n_mels=40, log="db"), r"behind other device stages: \[0\].log was 'ln' and is 'db'"),
-        (ecopipe.Fbank(n_mels=40), r"behind other device stages: \[0\].stage was 'LogMel' and is 'Fbank'"),
+        (ecopipe.LogMel(n_mels=40, log="db"), r"behind other device stages: .* \(LogMel\).log was 'ln' and is 'db'"),
+        (ecopipe.Fbank(n_mels=40), r"behind other device stages: device stage 1 \(LogMel\) is gone"),
     ):
         with pytest.raises(ConfigError, match=f"CMVN: .*stats.json was measured {told}.*ecopipe stats"):
             next(iter(ecopipe.Pipeline(source, *front, other, cmvn)))

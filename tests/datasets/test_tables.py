@@ -92,7 +92,7 @@ def test_csv_in_latin_1_with_quoted_line_breaks_split_by_rows(tmp_path: Path) ->
     assert corpus.classes == ("negative", "positive") and corpus.report() == []
     assert CsvFiles(corpus.path, encoding="latin-1").splits() == ("IMDB-Dataset",)
     with pytest.raises(
-        CorpusError, match=r"is not text in utf-8-sig after line 0 .*Set encoding, such as encoding=latin"
+        CorpusError, match=r"line 1 or later: is not text in utf-8-sig .*Set encoding, such as encoding=latin"
     ):
         CsvFiles(corpus.path)
 
@@ -153,6 +153,7 @@ def test_csv_of_files(tmp_path: Path) -> None:
         ('a,b\n1,2\n"x,3\n', r"is no CSV \(unexpected end of data\)"),
         ("a,b\n", r"holds no rows"),
         ("", r"holds no rows"),
+        ("t,t,l\n1,2,3\n", r"x\.csv, line 1: two columns are named 't'\. Rename one of them"),
     ],
 )
 def test_damaged_csv_is_refused(tmp_path: Path, text: str, found: str) -> None:
@@ -173,6 +174,17 @@ def test_damaged_csv_is_refused(tmp_path: Path, text: str, found: str) -> None:
         ({"encoding": "latin-one"}, r"encoding='latin-one' is not known"),
         ({"delimiter": "||"}, r"delimiter='\|\|' is more than one character"),
         ({"names": ("a",)}, r"names are for a file without a header"),
+        ({"header": False, "names": ("t", "t", "l")}, r"names: 't' is there twice\. Give each column a name"),
+        ({"members": ("a=review", "a=stars")}, r"members: 'a' is given twice"),
+        ({"members": ("txt=stars",), "text": "review"}, r"members: 'txt' is what text='review' makes\. Leave out one"),
+        ({"members": ("cls=stars",), "label": "sentiment"}, r"members: 'cls' is what label='sentiment' makes"),
+        ({"members": ("a/b=stars",)}, r"members: 'a/b' has a slash in it.*Rename it"),
+        ({"columns": ("x=review", "x=stars:int64")}, r"columns: 'x' is given twice"),
+        ({"rows": ("train=0:1", "train=2:")}, r"rows: 'train' is given twice"),
+        (
+            {"label": "sentiment", "classes": ("negative", "positive", "negative")},
+            r"classes: 'negative' is there twice",
+        ),
     ],
 )
 def test_settings_of_csv_are_checked(tmp_path: Path, settings: dict[str, Any], found: str) -> None:
@@ -189,12 +201,137 @@ def test_labels_and_values_that_do_not_fit(tmp_path: Path) -> None:
         list(CsvFiles(path, label="sentiment", classes=("positive",)).samples("x"))
     with pytest.raises(CorpusError, match=r"line 3: 'review' is 'Caf.*', no int64"):
         list(CsvFiles(path, columns=("n=review:int64",)).samples("x"))
-    write(tmp_path, {"x-00000-of-00002.csv": REVIEWS, "y.csv": REVIEWS})
-    assert CsvFiles(tmp_path).count("x") == 6
     with pytest.raises(CorpusError, match=r"does not exist"):
         CsvFiles(tmp_path / "z.csv")
-    with pytest.raises(CorpusError, match=r"holds no file that ends in \.jsonl or .*It holds: x-00000-of-00002\.csv"):
+    with pytest.raises(CorpusError, match=r"holds no file that ends in \.jsonl or .*It holds: x\.csv"):
         JsonlFiles(tmp_path)
+
+
+TABLE = "t\n1\n2\n"
+
+
+def test_the_parts_of_a_split_follow_each_other_by_number(tmp_path: Path) -> None:
+    names = [f"train-{number}-of-11.csv" for number in range(11)]
+    write(tmp_path, {name: f"t\n{number}\n" for number, name in enumerate(names)} | {"test-0-of-1.csv": TABLE})
+    corpus = CsvFiles(tmp_path, text="t")
+    assert [int(sample.members["txt"]) for sample in corpus.samples("train")] == list(range(11))
+    assert corpus.splits() == ("test", "train") and corpus.count("test") == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("train.csv", "train.tsv"),
+        ("train.csv", "train.csv.gz"),
+        ("train.csv", "data/train.csv"),
+        ("a b.csv", "a-b.csv"),
+        ("train.csv", "train-00000-of-00001.csv"),
+        ("train.csv", "train-00000-of-00002.csv"),
+        ("train-00000-of-00001.csv", "train-00000-of-00001.tsv"),
+        ("train-00000-of-00001.csv", "train-00000-of-00002.csv"),
+    ],
+)
+def test_two_files_of_one_split_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    data = {name: gzip.compress(TABLE.encode()) if name.endswith("gz") else TABLE for name in (first, second)}
+    write(tmp_path, data)
+    with pytest.raises(
+        CorpusError, match=r"would both be the split '[\w-]+', and rows could be in it twice\. Move"
+    ) as e:
+        CsvFiles(tmp_path, text="t")
+    assert str(tmp_path / first) in str(e.value) and str(tmp_path / second) in str(e.value)
+    assert sum(CsvFiles(tmp_path / second).count(split) for split in CsvFiles(tmp_path / second).splits()) == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [
+        ((0, 2), r"the split 'train' has 2 of 3 parts: train-00001-of-00003 is missing\. Fetch it, or give the path"),
+        ((1, 2), r"has 2 of 3 parts: train-00000-of-00003 is missing"),
+        ((0, 1), r"has 2 of 3 parts: train-00002-of-00003 is missing"),
+        ((1, 2, 3), r"train-00003-of-00003\.csv is no part of 3: parts are counted from 0\. Rename it"),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path: Path, numbers: tuple[int, ...], found: str) -> None:
+    write(tmp_path, {f"train-{number:05d}-of-00003.csv": TABLE for number in numbers})
+    with pytest.raises(CorpusError, match=found):
+        CsvFiles(tmp_path, text="t")
+    assert CsvFiles(tmp_path / f"train-0000{numbers[1]}-of-00003.csv").count("train") == 2
+
+
+@pytest.mark.parametrize("root", ["", ".", "../in"])
+def test_a_path_does_not_leave_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    table = "p\na.bin\nlink.bin\n../secret.txt\n"
+    write(tmp_path, {"secret.txt": "secret", "blob": "linked", "in/a.bin": "a", "in/t.csv": table})
+    (tmp_path / "in" / "link.bin").symlink_to("../blob")
+    monkeypatch.chdir(tmp_path / "in")
+    samples = CsvFiles("t.csv", file="p", root=root).samples("t")
+    assert [next(samples).members for _ in range(2)] == [{"bin": b"a"}, {"bin": b"linked"}]
+    with pytest.raises(CorpusError, match=r"line 4: '\.\./secret\.txt' lies outside of .*in\. Set root"):
+        next(samples)
+
+
+def test_a_file_does_not_take_the_place_of_another_member(tmp_path: Path) -> None:
+    path = write(tmp_path, {"x.csv": "p,t\na.txt,1\n", "y.csv": "p,t\na.cls,1\n", "a.txt": "a", "a.cls": "9"})
+    with pytest.raises(CorpusError, match=r"x\.csv, line 2: the file and another setting both make the member 'txt'"):
+        list(CsvFiles(path / "x.csv", file="p", text="t").samples("x"))
+    with pytest.raises(CorpusError, match=r"both make the member 'cls'\. Rename the file, or leave out"):
+        list(CsvFiles(path / "y.csv", file="p", label="t").samples("y"))
+    write(tmp_path, {"z.jsonl": '{"p": "a\\u0000"}'})
+    with pytest.raises(CorpusError, match=r"z\.jsonl, line 1: .* cannot be read: .*null byte"):
+        list(JsonlFiles(path / "z.jsonl", file="p").samples("z"))
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_labels_that_are_floats(tmp_path: Path) -> None:
+    whole = ParquetFiles(
+        parquet(tmp_path / "a.parquet", l=[float(n) for n in range(12)] + [float("nan"), None]), label="l"
+    )
+    labels = [sample.members.get("cls") for sample in whole.samples("a")]
+    assert labels == [b"%d" % n for n in range(12)] + [None, None]
+    assert whole.classes == () and whole.report() == ["2 rows have no label."]
+    halves = ParquetFiles(parquet(tmp_path / "b.parquet", l=[10.5, 2.5, 1.0]), label="l")
+    assert halves.classes == ("1", "2.5", "10.5")
+    texts = CsvFiles(write(tmp_path, {"c.csv": "l\n10.0\n2.0\n"}) / "c.csv", label="l")
+    assert texts.classes == ("2.0", "10.0")
+
+
+@pytest.mark.parametrize("label", [b"x", ["x"], {"x": 1}])
+def test_labels_that_are_no_texts_or_numbers_are_refused(tmp_path: Path, label: Any) -> None:
+    path = parquet(tmp_path / "x.parquet", l=[label])
+    with pytest.raises(
+        ConfigError, match=r"label='l': .*x\.parquet, row 1 has a (bytes|list|dict) in it.*Choose a column"
+    ):
+        ParquetFiles(path, label="l")
+
+
+def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
+    path = write(tmp_path, {"x.csv": f"l\n1\n{10**18}\n", "t.csv": f"l\na\n{10**18}\n"})
+    with pytest.raises(CorpusError, match=rf"x\.csv, line 3: the label {10**18} has more than 18 digits.*Mend"):
+        CsvFiles(path / "x.csv", label="l")
+    assert CsvFiles(path / "x.csv", label="l", classes=("1", str(10**18))).classes == ("1", str(10**18))
+    assert CsvFiles(path / "t.csv", label="l").classes == (str(10**18), "a")
+    for value, kind in (("1.7", "int64"), (f"{2**63}", "int64"), ("Infinity", "int64"), ("1" + "0" * 400, "float64")):
+        write(tmp_path, {"y.jsonl": f'{{"n": {value}}}\n'})
+        with pytest.raises(CorpusError, match=rf"y\.jsonl, line 1: 'n' is .*, no {kind}\. Mend it, or keep it"):
+            list(JsonlFiles(path / "y.jsonl", columns=(f"n:{kind}",)).samples("y"))
+    write(tmp_path, {"y.jsonl": f'{{"n": 2.0}}\n{{"n": NaN}}\n{{"n": {2**63 - 1}}}\n'})
+    fitting = JsonlFiles(path / "y.jsonl", columns=("n:int64",)).samples("y")
+    assert [sample.extras["n"] for sample in fitting] == [2, None, 2**63 - 1]
+
+
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(CorpusError, match=r"x\.parquet has two columns named 'a'\. Rename one of them"):
+        ParquetFiles(tmp_path)
+    buffers = [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
+    path = parquet(tmp_path / "y.parquet", t=pa.Array.from_buffers(pa.string(), 1, buffers))
+    with pytest.raises(CorpusError, match=r"y\.parquet is damaged after row 0: .*can't decode byte 0xff"):
+        list(ParquetFiles(path, text="t").samples("y"))
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -215,7 +352,13 @@ def test_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "found"),
-    [("[1]", "line 2: is a list, not an object"), ("{", r"line 2: is no JSON in UTF-8"), ("{}", r"line 2: has no 'a'")],
+    [
+        ("[1]", "line 2: is a list, not an object"),
+        ("{", r"line 2: is no JSON in UTF-8"),
+        ("{}", r"line 2: has no 'a'"),
+        (r'{"a": "\ud83d\ude00 \ud800"}', r"x\.jsonl, line 2: holds half a character \('\\ud800'\).*Mend or remove"),
+        ("[" * 100_000, r"x\.jsonl, line 2: is nested too deeply\. Mend or remove"),
+    ],
 )
 def test_damaged_json_lines_are_refused(tmp_path: Path, line: str, found: str) -> None:
     path = write(tmp_path, {"x.jsonl": f'{{"a": 1}}\n{line}\n'}) / "x.jsonl"
@@ -224,7 +367,7 @@ def test_damaged_json_lines_are_refused(tmp_path: Path, line: str, found: str) -
 
 
 def test_parquet_as_the_datasets_library_writes_it(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": {"bytes": f"P{n}".encode(), "path": "x"}, "raw": b"\0", "label": n % 2, "words": ["a"]}
         for n in range(5)
     ]
