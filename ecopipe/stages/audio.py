@@ -59,8 +59,7 @@ class DecodeAudio(SampleStage):
     md5: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in get_args(Dtype):
-            raise self.refuse(f"unknown dtype {self.dtype!r}. {nearest(str(self.dtype), get_args(Dtype))}")
+        self.check_choices(dtype=Dtype)
         if isinstance(self.channels, str):
             if self.channels not in get_args(Channels):
                 known = nearest(self.channels, get_args(Channels))
@@ -182,8 +181,7 @@ class Resample(SampleStage):
     def __post_init__(self) -> None:
         if not isinstance(self.rate_hz, int) or self.rate_hz <= 0:
             raise self.refuse(f"rate_hz must be a positive int, got {self.rate_hz!r}")
-        if self.quality not in get_args(Quality):
-            raise self.refuse(f"unknown quality {self.quality!r}. {nearest(str(self.quality), get_args(Quality))}")
+        self.check_choices(quality=Quality)
         super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ecopipe.signal.statistics import Frames, means
 from ecopipe.stages.stage import DeviceStage
-from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
@@ -92,8 +91,7 @@ class SpecAugment(DeviceStage):
         for name in ("max_time_fraction", "adaptive_masks"):
             if not 0 <= getattr(self, name) <= 1:
                 raise self.refuse(f"{name} must be in 0..1, got {getattr(self, name)!r}")
-        if self.fill not in get_args(Fill):
-            raise self.refuse(f"unknown fill {self.fill!r}. {nearest(str(self.fill), get_args(Fill))}")
+        self.check_choices(fill=Fill)
 
     def needs(self) -> tuple[str, ...]:
         return (self.field, "lengths")

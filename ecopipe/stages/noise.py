@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from math import ceil, sqrt
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ecopipe.signal.waveform import Audio, Wave, as_dtype, gaussian, mixed, powe
 from ecopipe.stages.recordings import Recording, Recordings
 from ecopipe.stages.stage import SampleStage, told_by
 from ecopipe.stages.waveform import audio_of, check_probability, check_range, rate_of
-from ecopipe.vocabulary.errors import ShardError, nearest
+from ecopipe.vocabulary.errors import ShardError
 from ecopipe.vocabulary.randomness import Chance, Draws
 from ecopipe.vocabulary.sample import Sample
 
@@ -111,9 +111,7 @@ class Reverb(SampleStage):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rirs", _checked(self, "rirs", self.rirs))
         check_probability(self, self.p)
-        if self.normalize not in get_args(Normalize):
-            known = get_args(Normalize)
-            raise self.refuse(f"unknown normalize {self.normalize!r}. {nearest(str(self.normalize), known)}")
+        self.check_choices(normalize=Normalize)
         super().__post_init__()
 
     @cached_property

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from math import floor, isfinite
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from ecopipe.formats.audio import INT16_SCALE
 from ecopipe.signal.waveform import Audio, as_dtype, resampled
 from ecopipe.stages.stage import SampleStage, Stage
-from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
 
@@ -48,8 +47,7 @@ class Gain(SampleStage):
     def __post_init__(self) -> None:
         check_range(self, "min_db and max_db", (self.min_db, self.max_db))
         check_probability(self, self.p)
-        if self.clipping not in get_args(Clipping):
-            raise self.refuse(f"unknown clipping {self.clipping!r}. {nearest(str(self.clipping), get_args(Clipping))}")
+        self.check_choices(clipping=Clipping)
         super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
@@ -134,8 +132,7 @@ class RandomCrop(SampleStage):
     def __post_init__(self) -> None:
         if not _is_number(self.duration_s) or not 0 < self.duration_s < float("inf"):
             raise self.refuse(f"duration_s must be a number above 0, in seconds, got {self.duration_s!r}")
-        if self.pad not in get_args(Pad):
-            raise self.refuse(f"unknown pad {self.pad!r}. {nearest(str(self.pad), get_args(Pad))}")
+        self.check_choices(pad=Pad)
         super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:

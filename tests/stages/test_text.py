@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -287,3 +288,35 @@ def test_wrong_settings(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value).startswith(message)
+
+
+def test_a_vocabulary_as_text_is_numbered_as_it_was_saved(tmp_path):
+    words = ("a\x85b", "c", "d\u2028", "e")
+    Vocab(words).save(tmp_path / "words.txt")
+    stage = TokenizeBasicEnglish(vocabulary=str(tmp_path / "words.txt"))
+    assert stage.encode("c e").tolist() == [3, 5]
+    assert stage.vocabulary_size == 2 + len(Vocab.load(tmp_path / "words.txt"))
+
+
+def test_a_vocabulary_that_was_written_to_is_read_again_whatever_its_time_says(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("one\ntwo\n")
+    stage = TokenizeBasicEnglish(vocabulary=str(path))
+    assert stage.encode("one two").tolist() == [2, 3]
+    before = os.stat(path)
+    path.write_text("two\none\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert stage.encode("one two").tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TokenizeWhitespace(lower="no"),
+        lambda: TokenizeBasicEnglish(html_breaks="no"),
+        lambda: Batch(2, drop_last="no"),
+    ],
+)
+def test_a_word_is_no_switch(make):
+    with pytest.raises(ConfigError, match="= 'no' has the wrong type; it takes bool"):
+        make()

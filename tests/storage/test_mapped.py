@@ -52,3 +52,15 @@ def test_only_the_last_are_kept(tmp_path):
     assert files.open(str(paths[0])) is not opened[0]
     files.close()
     assert files.open(str(paths[2])) is not opened[2]
+
+
+def test_what_was_written_to_is_another_file_whatever_its_time_says(tmp_path):
+    path = tmp_path / "shard"
+    path.write_bytes(b"1" * 2000)
+    files = MappedFiles()
+    file = files.open(str(path))
+    before = os.stat(path)
+    with open(path, "r+b") as changed:
+        changed.write(b"2")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files.open(str(path)) is not file
