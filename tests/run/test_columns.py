@@ -226,3 +226,15 @@ def test_columns_are_replaced_and_not_changed():
     made = columns.replaced("png", image=np.zeros(2))
     assert set(columns.fields) == {"png", "label"}
     assert set(made.fields) == {"image", "label"} and made.memory is columns.memory and len(made) == 2
+
+
+@pytest.mark.parametrize("name", ["weight", "width"])
+def test_a_number_of_the_index_as_input_is_the_same_either_way(tmp_path, name):
+    source = TarShards(str(write(tmp_path / "shards", "npy")))
+    slow = [DecodeImage(), Map(as_is, field="image")]
+    made = [
+        next(iter(Pipeline(source, Batch(7), *stages, Collate(name, layout="stack"))))[name]
+        for stages in ([DecodeImage()], slow)
+    ]
+    assert made[0].dtype == made[1].dtype
+    assert torch.equal(made[0], made[1])
