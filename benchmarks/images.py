@@ -27,7 +27,8 @@ import torch
 from ecopipe import Batch, Collate, DecodeImage, Pipeline, Shuffle, TarShards
 from ecopipe.datasets.cifar10 import Cifar10
 from ecopipe.formats import image as codec
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.write import write_corpus
 
 Epoch = Callable[[], Iterable[Any]]
 """Gives the batches of the next epoch; the number of images in each is asked of ``size``."""
@@ -134,7 +135,7 @@ def ways(folder: Path, size: int) -> dict[str, Callable[[], Epoch]]:
         made[f"ecopipe, raw, {workers} workers"] = partial(ecopipe, raw, size, workers=workers)
         made[f"ecopipe, PNG, {workers} workers"] = partial(ecopipe, png, size, workers=workers)
     made["ecopipe, raw, 0 workers, unchecked"] = partial(ecopipe, raw, size, verify="off")
-    for workers in (0, 2):
+    for workers in (0, 1, 2):
         made[f"webdataset, raw, {workers} workers"] = partial(webdataset, raw, size, "npy", workers)
         made[f"webdataset, PNG, {workers} workers"] = partial(webdataset, png, size, "png", workers)
         made[f"torch DataLoader, mapped array, {workers} workers"] = partial(dataloader, array, size, workers)
@@ -161,7 +162,7 @@ def prepare(corpus: str, folder: Path) -> int:
     for storage in ("raw", "png"):
         reader = Cifar10(corpus, storage=storage)
         count = reader.count("train")
-        write_corpus(reader, folder / storage, splits=["train"], max_count=-(-count // SHARDS))
+        write_corpus(reader, folder / storage, splits=["train"], limits=Limits(max_count=-(-count // SHARDS)))
         reader.close()
     pipe = Pipeline(
         TarShards(str(folder / "raw" / "train")), Batch(4096), DecodeImage(), Collate("image", layout="stack")
@@ -178,10 +179,21 @@ def rate(epoch: Epoch, least_s: float) -> float:
     return images / taken
 
 
-def _best(medians: dict[str, float], begins: str) -> str:
-    """The fastest way whose name begins so, that checks what it reads if it can; "" if there is none."""
-    named = [way for way in medians if way.startswith(begins) and not way.endswith("unchecked")]
-    return max(named, key=lambda way: medians[way], default="")
+def compared(medians: dict[str, float]) -> list[str]:
+    """Ours against webdataset's, with as many workers, and the fastest of each."""
+    told = []
+    for kind in ("raw", "PNG"):
+        found = {
+            who: {way: rate for way, rate in medians.items() if way.startswith(f"{who}, {kind}, ")}
+            for who in ("ecopipe", "webdataset")
+        }
+        ours = {way: rate for way, rate in found["ecopipe"].items() if not way.endswith("unchecked")}
+        pairs = [(way, way.replace("ecopipe", "webdataset")) for way in ours]
+        if ours and found["webdataset"]:
+            best = [max(rates, key=lambda way, rates=rates: rates[way]) for rates in (ours, found["webdataset"])]
+            pairs.append((best[0], best[1]))
+        told += [f"{one} / {other}: {medians[one] / medians[other]:.1f}" for one, other in pairs if other in medians]
+    return told
 
 
 def main() -> None:
@@ -190,6 +202,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each way in a round, at least")
+    parser.add_argument("--only", default="", help="ways whose names hold this: raw")
     parser.add_argument("--json", help="write the figures to this file")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -198,6 +211,8 @@ def main() -> None:
         count = prepare(given.corpus, Path(name))
         epochs: dict[str, Epoch] = {}
         for way, make in ways(Path(name), given.batch).items():
+            if given.only not in way:
+                continue
             try:
                 epochs[way] = make()
                 rate(epochs[way], 0.01)
@@ -213,11 +228,8 @@ def main() -> None:
     medians = {way: statistics.median(rates) for way, rates in found.items()}
     for way, rates in sorted(found.items(), key=lambda item: -medians[item[0]]):
         print(f"| {way} | {medians[way]:,.0f} | {min(rates):,.0f} to {max(rates):,.0f} |")
-    for kind in ("raw", "PNG"):
-        best = {who: _best(medians, f"{who}, {kind}, ") for who in ("ecopipe", "webdataset")}
-        if all(best.values()):
-            ours, theirs = best["ecopipe"], best["webdataset"]
-            print(f"\n{ours} / {theirs}: {medians[ours] / medians[theirs]:.1f}")
+    print()
+    print(*compared(medians), sep="\n")
     if given.json:
         Path(given.json).write_text(json.dumps(found, indent=1), encoding="utf-8")
 

@@ -8,7 +8,8 @@ import pytest
 
 from ecopipe.datasets import synthetic
 from ecopipe.datasets.corpus import open_corpus
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.write import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -38,7 +39,7 @@ def shards(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shards")
     for name, count in (("librispeech", 5), ("imdb", 16), ("cifar10", 13)):
         with open_corpus(name, corpora / name) as corpus:
-            write_corpus(corpus, root / name, max_count=count)
+            write_corpus(corpus, root / name, limits=Limits(max_count=count))
     return root
 
 

@@ -141,9 +141,28 @@ def law_4_exactly_once(pipeline: Pipeline, expected: Counter[str] | None = None)
             assert Counter(key for batch in loader for key in batch["keys"]) == expected
 
 
+def law_4_every_part_once(pipeline: Pipeline) -> None:
+    """Each planned part of each sample is delivered exactly once per epoch, and the parts of a sample leave no gap."""
+    with Loader(pipeline) as loader:
+        keys: set[str] = set()
+        for shards in loader.shards.parts.values():
+            slices = [Slice(number, 0, rows) for number, rows in enumerate(shards.rows_per_shard)]
+            keys.update(shards.read(slices)["key"].to_pylist())
+        for _ in range(2):
+            found: dict[str, list[tuple[int, int]]] = {key: [] for key in keys}
+            for batch in loader:
+                for key, part in zip(batch["keys"], batch["parts"], strict=True):
+                    found[key].append(part)
+            for key, parts in found.items():
+                assert parts and len(set(parts)) == len(parts), key
+                ends = [0, *(stop for _, stop in sorted(parts))]
+                assert all(start <= end for (start, _), end in zip(sorted(parts), ends, strict=False)), key
+
+
 def law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
     """Each sample's features are the same, bit for bit, alone and padded beside others, in any order."""
-    alone = Pipeline(pipeline.source, BatchStage(1), *pipeline.sample_stages, pipeline.collate, *pipeline.device_stages)
+    parting = [stage for stage in pipeline.plan_stages if stage.parts_in()]
+    alone = Pipeline(pipeline.source, *parting, BatchStage(1), *pipeline.sample_stages, pipeline.collate, *pipeline.device_stages)
     assert (expected := _features(alone))
     assert _features(pipeline).keys() <= expected.keys()
     for key, features in _features(pipeline).items():
@@ -162,7 +181,7 @@ def _features(pipeline: Pipeline) -> dict[str, torch.Tensor]:
             rows = list(torch.split(batch[name], batch["lengths"].tolist()))
         elif "lengths" in batch:
             rows = [row[: int(length)] for row, length in zip(rows, batch["lengths"], strict=True)]
-        found.update(zip(batch["keys"], rows, strict=True))
+        found.update(zip(batch.sample_keys, rows, strict=True))
     return found
 
 

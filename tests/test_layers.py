@@ -23,9 +23,10 @@ LAYERS = {
     "stages": 4,
     "pipeline": 5,
     "run": 6,
-    "insight": 7,
-    "testing": 7,
-    "cli": 8,
+    "sharding": 7,
+    "insight": 8,
+    "testing": 8,
+    "cli": 9,
 }
 WITHOUT_TORCH = {"vocabulary", "formats", "storage", "datasets", "plan"}
 EXCEPTIONS = {("pipeline/pipeline.py", "ecopipe.run.loader")}
@@ -81,7 +82,7 @@ def test_modules_stay_short() -> None:
     [
         "import ecopipe",
         "import ecopipe.cli.main, ecopipe.cli.sharding",
-        "from ecopipe.datasets.corpus import open_corpus; import ecopipe.run.writer",
+        "from ecopipe.datasets.corpus import open_corpus; import ecopipe.sharding.write",
     ],
 )
 def test_sharding_and_help_import_no_torch(code: str) -> None:

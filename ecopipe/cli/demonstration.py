@@ -22,7 +22,7 @@ from ecopipe.insight.digest import Digest
 from ecopipe.insight.summary import StreamSummary
 from ecopipe.pipeline.toml import load
 from ecopipe.run.loader import Loader
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.write import write_corpus
 from ecopipe.storage.publish import publish_folder
 from ecopipe.vocabulary.errors import ConfigError, OutputError
 
@@ -92,7 +92,7 @@ def _column(part: Part, raw: Path, out: Path, workers: int) -> dict[str, str]:
     with open_corpus(part.name, raw / part.name) as corpus:
         write_corpus(corpus, out / part.name, overwrite=True)
     pipeline = load(pipeline_file(part.name), {"source.path": str(out / part.name / part.split)})
-    summary, digest = StreamSummary(), Digest()
+    summary, digest = StreamSummary.of(pipeline), Digest()
     with Loader(pipeline, workers=workers) as loader:
         run(loader, summary, digest=digest)
     figures = summary.figures()

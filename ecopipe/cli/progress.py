@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
+from rich import filesize
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -52,3 +54,21 @@ def count_bar(description: str, total: int | None) -> Iterator[Advance]:
     with _bar(MofNCompleteColumn()) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+@contextlib.contextmanager
+def records_bar(description: str, total: int, before: int) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar over samples, ``before`` of them done, with their bytes, the rate, and the bad ones; gives what is called
+    with the samples, bytes and bad samples done since the last call."""
+    began, size, bad = time.monotonic(), 0, 0
+    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[told]}")) as progress:
+        task = progress.add_task(description, total=total, completed=before, told="")
+
+        def advance(samples: int, more: int, bad_ones: int) -> None:
+            nonlocal size, bad
+            size, bad = size + more, bad + bad_ones
+            rate = size / max(time.monotonic() - began, 1e-3)
+            told = f"{filesize.decimal(size)}, {filesize.decimal(int(rate))}/s" + (f", {bad:,} bad" if bad else "")
+            progress.update(task, advance=samples, told=told)
+
+        yield advance

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ecopipe.cli.progress import bytes_bar, count_bar
+from ecopipe.cli.progress import bytes_bar, records_bar
 from ecopipe.datasets import shards
 from ecopipe.datasets.catalogue import entries, parse_options
-from ecopipe.datasets.corpus import open_corpus
-from ecopipe.run.writer import Progress, SplitSummary, write_corpus
+from ecopipe.datasets.corpus import Corpus, open_corpus
+from ecopipe.datasets.sharded import Sharded
+from ecopipe.pipeline.bad_samples import BadSamples
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.local import Note
+from ecopipe.sharding.recipe import Recipe, keep
+from ecopipe.sharding.staging import QUARANTINE
+from ecopipe.sharding.write import write_corpus
+from ecopipe.sharding.writer import SplitSummary
+from ecopipe.stages.plan import Where
+from ecopipe.stages.stage import Stage
 from ecopipe.storage import files
+from ecopipe.storage.retries import without_credentials
 from ecopipe.vocabulary.errors import ConfigError
 
 MOST_PROBLEMS = 50
@@ -62,17 +75,72 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """The options that ``shard`` and ``reshard`` share."""
+
+    max_bytes: str
+    max_count: int | None
+    max_duration: str | None
+    shards: int | None
+    shuffle: bool
+    seed: int
+    stages: Path | None
+    workers: int | None
+    bad_samples: str
+    max_bad_share: float
+    overwrite: bool
+    engine: str = "local"
+    ray_address: str | None = None
+
+    def limits(self) -> Limits:
+        """How large shards may become."""
+        duration_s = None if self.max_duration is None else parse_seconds(self.max_duration)
+        return Limits(parse_bytes(self.max_bytes), self.max_count, duration_s, self.shards)
+
+    def settings(self, recipe: tuple[Stage, ...] | None = None) -> dict[str, Any]:
+        """Arguments of :func:`write_corpus`."""
+        stages = recipe if recipe is not None else self.recipe()
+        return {
+            "limits": self.limits(),
+            "recipe": Recipe(stages, self.seed),
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "workers": self._workers(),
+            "engine": self.engine,
+            "ray_address": self.ray_address,
+            "bad_samples": BadSamples(self.bad_samples, max_share=self.max_bad_share),  # type: ignore[arg-type]
+            "overwrite": self.overwrite,
+        }
+
+    def recipe(self) -> tuple[Stage, ...]:
+        """The stages of the file."""
+        if self.stages is None:
+            return ()
+        from ecopipe.pipeline.toml import load_stages
+
+        return load_stages(self.stages)
+
+    def _workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        return 0 if self.engine == "ray" else cores()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def shard(
     name: str,
-    source: Path,
-    out: Path,
+    source: str,
+    out: str,
     *,
     splits: Sequence[str] | None,
-    max_bytes: str,
-    max_count: int | None,
     options: Sequence[str],
     storage: str | None,
-    overwrite: bool,
+    how: How,
 ) -> None:
     """Shards a corpus and prints what was written."""
     settings = parse_options(name, options)
@@ -81,32 +149,71 @@ def shard(
         if name not in stored:
             raise ConfigError(f"shard: --storage is for {', '.join(stored)}; {name} is stored as it is.")
         settings.setdefault("storage", storage)
-    limit = parse_bytes(max_bytes)
+    how.limits()
+    with open_corpus(name, source, **settings) as corpus:
+        told = without_credentials(source) if files.is_url(source) else Path(source).resolve().name
+        _write(corpus, out, how.settings(), splits=splits, source=told, options=settings)
+
+
+def reshard(named: Sequence[str], out: str, *, split: str, where: Sequence[str], how: How) -> None:
+    """Writes shards anew and prints what was written."""
+    wanted = [parse_where(text) for text in where]
+    how.limits()
+    with closing(Sharded(named, split=split)) as corpus:
+        stages = how.recipe()
+        while stages and isinstance(stages[0], Where):
+            wanted, stages = [*wanted, stages[0]], stages[1:]
+        for stage in wanted:
+            keep(corpus, stage)
+        source = ", ".join(without_credentials(path) if files.is_url(path) else Path(path).name for path in named)
+        filters = [repr(stage) for stage in wanted]
+        _write(corpus, out, how.settings(stages), source=source, options={"where": filters} if filters else {})
+
+
+def _write(corpus: Corpus, out: str, how: dict[str, Any], **settings: Any) -> None:
     began = time.perf_counter()
-    with open_corpus(name, source, **settings) as corpus, ExitStack() as bars:
+    fresh = _Fresh()
+    with ExitStack() as bars:
 
-        def progress(split: str, samples: int) -> Progress:
-            advance = bars.enter_context(count_bar(f"sharding {split}", samples))
-            return lambda count, _bytes: advance(count)
+        def progress(split: str, samples: int, before: int) -> Note:
+            fresh.before += before
+            advance = bars.enter_context(records_bar(f"sharding {split}", samples, before))
 
-        written = write_corpus(
-            corpus,
-            out,
-            splits=splits,
-            max_bytes=limit,
-            max_count=max_count,
-            overwrite=overwrite,
-            source=source.resolve().name,
-            progress=progress,
-        )
-        notes, classes = corpus.report(), corpus.classes
+            def note(samples: int, size: int, bad: int) -> None:
+                fresh.samples += samples
+                fresh.bytes += size
+                advance(samples, size, bad)
+
+            return note
+
+        written = write_corpus(corpus, out, progress=progress, **how, **settings)
     print(out)
-    Console().print(_table(written, classes))
-    total = sum(summary.bytes for summary in written.values())
+    Console().print(_table(written, corpus.classes))
     wall = time.perf_counter() - began
-    print(f"{human_bytes(total)} in {wall:.1f} s ({human_bytes(total / wall)}/s)")
-    for note in notes:
-        print(f"note: {note}")
+    if fresh.samples:
+        print(
+            f"{counted(fresh.samples, 'sample')}, {human_bytes(fresh.bytes)} in {wall:.1f} s "
+            f"({human_bytes(fresh.bytes / wall)}/s)"
+        )
+    if fresh.before:
+        print(f"{counted(fresh.before, 'sample')} had been written before, and were left as they are.")
+    elif not fresh.samples:
+        print("Nothing was to do: all of it had been written by the same command before.")
+    for split, summary in written.items():
+        if summary.bad:
+            listed = files.join(files.join(out, split), QUARANTINE)
+            print(f"{counted(summary.bad, 'bad sample')} of {split} left out, and listed in {listed}")
+    for line in corpus.report():
+        print(f"note: {line}")
+
+
+@dataclass
+class _Fresh:
+    """What this run wrote, and what earlier ones had."""
+
+    samples: int = 0
+    bytes: int = 0
+    before: int = 0
 
 
 def _table(written: dict[str, SplitSummary], classes: Sequence[str]) -> Table:
@@ -126,6 +233,80 @@ def _table(written: dict[str, SplitSummary], classes: Sequence[str]) -> Table:
             split, f"{summary.samples:,}", f"{summary.shards:,}", human_bytes(summary.bytes), audio, labels or "-"
         )
     return table
+
+
+def add_columns(named: Sequence[str], measures: Sequence[str], *, workers: int | None) -> None:
+    """Adds measures to the indexes of folders and prints where the indexes lie."""
+    from ecopipe.sharding.measuring import add_measures, check_measures
+
+    parsed = [parse_measure(text) for text in measures]
+    check_measures(parsed)
+    folders = shards.by_folder([tar for name in named for tar in shards.find_tars(name)])
+    for folder, tars in folders.items():
+        if shards.unlisted({folder: tars}):
+            shards.index_tars(shards.unlisted({folder: tars}))
+        with shards.opened(shards.index_path(folder)) as found:
+            total = sum(info.rows for info in found.shards)
+        with records_bar(f"measuring {folder}", total, 0) as advance:
+            target = add_measures(folder, parsed, workers=cores() if workers is None else workers, note=advance)
+        names = ", ".join(name for name, _ in parsed)
+        print(f"{target}: {names} of {counted(total, 'sample')}")
+
+
+def parse_measure(text: str) -> tuple[str, tuple[Any, ...]]:
+    """``NAME=STAGE`` as a name and stages.
+
+    Raises:
+        ConfigError: It is not of that form; the stage is unknown.
+    """
+    from ecopipe.pipeline.toml import load_stages, parse_stage
+
+    name, equals, stage = text.partition("=")
+    if not equals or not stage.strip():
+        raise ConfigError(f"--measure {text!r}: write NAME=STAGE, such as words=TokenizeWhitespace.")
+    return name.strip(), load_stages(stage) if stage.endswith(".toml") else (parse_stage(stage),)
+
+
+def parse_where(text: str) -> Where:
+    """``MEASURE=LOW:HIGH`` or ``MEASURE=A,B`` as a stage.
+
+    Raises:
+        ConfigError: It is not of that form.
+    """
+    measure, equals, told = text.partition("=")
+    if not equals or not measure or not told:
+        raise ConfigError(f"--where {text!r}: write MEASURE=LOW:HIGH, such as duration_s=1:20, or label=0,1.")
+    if ":" in told:
+        low, _, high = told.partition(":")
+        bounds = [None if not bound else _number(bound) for bound in (low, high)]
+        if any(isinstance(bound, str) for bound in bounds):
+            raise ConfigError(f"--where {text!r}: the bounds of a range are numbers.")
+        return Where(measure, at_least=bounds[0], at_most=bounds[1])  # type: ignore[arg-type]
+    values = [_number(value) for value in told.split(",")]
+    if any(isinstance(value, str) for value in values):
+        return Where(measure, one_of=tuple(told.split(",")))
+    return Where(measure, one_of=tuple(values))
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_seconds(text: str) -> float:
+    """``"90s"``, ``"30min"`` or ``"1.5h"`` in seconds.
+
+    Raises:
+        ConfigError: It is no duration.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h)?\s*", text.lower())
+    if not match:
+        raise ConfigError(f"--max-duration {text!r}: write a number and a unit, such as 90s, 30min or 1h.")
+    return float(match[1]) * {"s": 1, "min": 60, "m": 60, "h": 3600}[match[2] or "s"]
 
 
 def index(named: Sequence[str]) -> None:

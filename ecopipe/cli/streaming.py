@@ -41,6 +41,8 @@ def stream(
     verify: Verify,
     with_digest: bool,
     as_json: bool,
+    cache: str | None = None,
+    cache_limit: str | None = None,
 ) -> None:
     """Streams a pipeline file and prints what came."""
     pipeline = load(file, dict(parse_override(text) for text in overrides))
@@ -60,12 +62,15 @@ def stream(
         quarantine=quarantine,
         verify=verify,
         shards=shards,
+        cache=False if cache == "off" else cache,
+        cache_limit=cache_limit,
     ) as loader:
         run(loader, summary, epochs=epochs, limit_batches=limit_batches, digest=digest)
     figures = {
         "pipeline": str(file), "seed": seed, "epoch": epoch, "epochs": epochs, "workers": workers,
         "device": str(loader.device), "rank": loader.rank, "world_size": loader.world_size,
         **summary.figures(), "digest": digest.hexdigest() if digest else None,
+        **{f"cache_{name}": count for name, count in loader.cache_counters.items()},
     }  # fmt: skip
     if as_json:
         print(json.dumps(figures))
@@ -117,10 +122,15 @@ _TITLES = {
     "audio_s_per_s": "audio seconds/s",
     "tokens_per_s": "tokens/s",
     "padding_fraction": "padding",
+    "cache_hits": "shards that were in the cache",
+    "cache_misses": "shards that were not",
+    "cache_evictions": "shards removed from the cache",
+    "cache_bytes_fetched": "bytes fetched into the cache",
+    "cache_bytes_read_through": "bytes read past the cache",
     "digest": "digest",
 }
 
-_RARE = ("repeated_batches", "skipped", "substituted")
+_RARE = ("repeated_batches", "skipped", "substituted", "cache_evictions", "cache_bytes_read_through")
 """Figures that are told only where there is something to tell."""
 
 

@@ -9,19 +9,26 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+import numpy as np
+import numpy.typing as npt
+
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.csv_rows import Dialect, parse, scan
+from ecopipe.datasets.listed import TreeCorpus
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
 _FULL = {"test": 7_600, "train": 120_000}
 _CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 _MOST_ROWS = 1_000_000  # a key has six digits for the row
+_DIALECT = Dialect()
 
 
-class AgNews(Corpus):
+class AgNews(TreeCorpus):
     """One sample per article; the splits are train and test.
 
     Members: ``txt`` (title, a space, description: what torchtext gives), ``title.txt``, ``cls`` (the class counted from
@@ -48,30 +55,47 @@ class AgNews(Corpus):
                 f"Give the folder ag_news_csv, its parent, or the archive."
             )
         self.classes = self._read_classes()
-        self._counts: dict[str, int] = {}
-
-    def close(self) -> None:
-        self.tree.close()
+        self._labels = frozenset(map(str, range(1, len(self.classes) + 1)))
+        self._texts: dict[str, bytes] = {}
+        self._begins: dict[str, npt.NDArray[np.int64]] = {}
+        self._bad: dict[str, int] = {}  # the first bad row of a split, if there is one
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in _FULL if f"{split}.csv" in self.tree)
 
     def count(self, split: str) -> int:
-        self._require_split(split)
-        if split not in self._counts:
-            self._counts[split] = sum(1 for _ in self._rows(split))
-        return self._counts[split]
+        return len(self._table(split)) - 1
 
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for row, (label, title, description) in enumerate(self._rows(split)):
-            members = {
-                "txt": f"{title} {description}".encode(),
-                "title.txt": title.encode(),
-                "cls": b"%d" % (label - 1),
-            }
-            name = self.classes[label - 1]
-            yield RawSample(f"{split}-{row:06d}", members, {"upstream_label": label, "class_name": name})
+    def key(self, split: str, place: int) -> str:
+        self._require_place(split, place)
+        return f"{split}-{place:06d}"
+
+    def sizes(self, split: str) -> npt.NDArray[np.int64]:
+        return np.diff(self._table(split))
+
+    def sample(self, split: str, place: int) -> RawSample:
+        key = self.key(split, place)
+        data, begins = self._data(split), self._table(split)
+        where = f"{self.tree.where(f'{split}.csv')}, row {place + 1}"
+        try:
+            row = parse(data[begins[place] : begins[place + 1]], _DIALECT)
+        except (csv.Error, UnicodeDecodeError) as error:
+            what = "is no CSV" if isinstance(error, csv.Error) else "is not text in UTF-8"
+            raise CorpusError(f"{where}: {what} ({error}). Fetch the file again.") from error
+        if not self._is_good(row):
+            raise CorpusError(
+                f"{where}: {row!r:.80} is not a class from 1 to {len(self.classes)}, a title and a description. Fetch "
+                f"the file again."
+            )
+        number, title, description = row
+        label = int(number) - 1
+        members = {"txt": f"{title} {description}".encode(), "title.txt": title.encode(), "cls": b"%d" % label}
+        return RawSample(key, members, {"upstream_label": label + 1, "class_name": self.classes[label]})
+
+    def check(self, split: str) -> None:
+        self._table(split)
+        if split in self._bad:
+            self.sample(split, self._bad[split])
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -88,24 +112,33 @@ class AgNews(Corpus):
         names = tuple(self.tree.read("classes.txt").decode("utf-8", "replace").split("\n"))
         return tuple(name.strip() for name in names if name.strip()) or _CLASSES
 
-    def _rows(self, split: str) -> Iterator[tuple[int, str, str]]:
-        """(class from 1, title, description) of each row."""
-        file = f"{split}.csv"
-        try:
-            text = self.tree.read(file).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{self.tree.where(file)} is not text in UTF-8 ({error}). Fetch it again.") from error
-        numbers = frozenset(map(str, range(1, len(self.classes) + 1)))
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            for number, row in enumerate(rows):
-                if len(row) != 3 or row[0] not in numbers or number >= _MOST_ROWS:
-                    raise CorpusError(
-                        f"{self.tree.where(file)}, line {rows.line_num}: {row!r:.80} is not a class from 1 to "
-                        f"{len(self.classes)}, a title and a description. Fetch the file again."
-                    )
-                yield int(row[0]), row[1], row[2]
-        except csv.Error as error:
-            raise CorpusError(
-                f"{self.tree.where(file)}, line {rows.line_num}: is no CSV ({error}). Fetch the file again."
-            ) from error
+    def _is_good(self, row: Sequence[str]) -> bool:
+        return len(row) == 3 and row[0] in self._labels
+
+    def _data(self, split: str) -> bytes:
+        if split not in self._texts:
+            self._texts[split] = self.tree.read(f"{split}.csv")
+        return self._texts[split]
+
+    def _table(self, split: str) -> npt.NDArray[np.int64]:
+        """int64 [rows + 1]: the byte where each row begins, and that after the last."""
+        if split not in self._begins:
+            self._require_split(split)
+            where, data = self.tree.where(f"{split}.csv"), self._data(split)
+            begins = array("q")
+            try:
+                for begin, row in scan(io.BytesIO(data), _DIALECT):
+                    begins.append(begin)
+                    if isinstance(row, csv.Error) or _DIALECT.replaced(row) or not self._is_good(row):
+                        self._bad.setdefault(split, len(begins) - 1)
+            except csv.Error as error:
+                raise CorpusError(
+                    f"{where}, row {len(begins) + 1} or later: is no CSV ({error}). Fetch the file again."
+                ) from error
+            if len(begins) > _MOST_ROWS:
+                raise CorpusError(f"{where} has {len(begins):,} rows, more than {_MOST_ROWS:,}. Fetch the file again.")
+            self._begins[split] = np.array([*begins, len(data)], np.int64)
+        return self._begins[split]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_texts": {}}

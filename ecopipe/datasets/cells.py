@@ -15,16 +15,16 @@ _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _DIGITS = 18  # of a label that is a number: all such fit into 64 bits
 
 
-def label_text(where: str, column: str, value: Any) -> str | None:
+def label_text(where: object, column: str, value: Any) -> str | None:
     """The text of a label, of a whole number without a point; None if it is missing (empty or NaN).
 
     Raises:
-        ConfigError: It is neither a text nor a number, so the column is not that of a label.
+        CorpusError: It is neither a text nor a number, so the column may not be that of a label.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, (bytes, list, Mapping)):
-        raise ConfigError(
+        raise CorpusError(
             f"label={column!r}: {where} has a {type(value).__name__} in it, {value!r:.60}. Choose a column of texts or "
             f"numbers."
         )
@@ -58,7 +58,7 @@ def as_bytes(value: Any) -> bytes:
     return value.encode() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str).encode()
 
 
-def as_json(where: str, row: Mapping[str, Any]) -> bytes:
+def as_json(where: object, row: Mapping[str, Any]) -> bytes:
     """The whole row.
 
     Raises:
@@ -70,7 +70,7 @@ def as_json(where: str, row: Mapping[str, Any]) -> bytes:
     return json.dumps(dict(row), ensure_ascii=False, separators=(",", ":"), default=str).encode()
 
 
-def typed(where: str, column: str, value: Any, kind: str) -> int | float | str | None:
+def typed(where: object, column: str, value: Any, kind: str) -> int | float | str | None:
     """The value as ``string``, ``int64`` or ``float64``; None if it is missing.
 
     Raises:

@@ -8,27 +8,21 @@ label, then such values; it has no names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.batches import Batch, Batches, as_images, binary_rows, class_names, pickled_planes
+from ecopipe.datasets.corpus import RawSample, shortfall
 from ecopipe.datasets.pickles import as_text, damaged, kind_of, read_dict
-from ecopipe.datasets.pixels import STORAGE, Storage, check_storage, encoder
+from ecopipe.datasets.pixels import STORAGE, Storage, check_storage
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
 _FULL = {"train": 50_000, "test": 10_000}
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-_MOST_ROWS = 100_000  # a key has five digits for the row
-
-PLANES = 3 * 32 * 32
-"""Bytes of an image."""
 
 
-class Cifar10(Corpus):
+class Cifar10(Batches):
     """One sample per image; the splits are train (data_batch_1 to 5, in this order) and test.
 
     Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [3, 32, 32], RGB in
@@ -63,30 +57,16 @@ class Cifar10(Corpus):
                 f"or cifar-10-python.tar.gz or cifar-10-binary.tar.gz."
             )
         self.classes = self._read_classes()
-        self._counts: dict[str, int] = {}
-
-    def close(self) -> None:
-        self.tree.close()
+        self._start("CIFAR-10")
 
     def splits(self) -> tuple[str, ...]:
         return tuple(sorted(split for split, files in self._files.items() if files))
 
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        for file in self._files[split]:
-            if file not in self._counts:
-                self._counts[file] = len(self._load(file).labels)
-        return sum(self._counts[file] for file in self._files[split])
+    def _files_of(self, split: str) -> list[str]:
+        return self._files[split]
 
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        extension, encode = encoder(self.storage, "CIFAR-10")
-        for file in self._files[split]:
-            batch = self._load(file)
-            stem = file.removesuffix(".bin")
-            prefix = split if split == "test" else f"{split}-{stem.rpartition('_')[2]}"
-            for row, (image, label, name) in enumerate(zip(batch.images, batch.labels, batch.names, strict=True)):
-                yield RawSample(f"{prefix}-{row:05d}", {extension: encode(image), "cls": b"%d" % label}, {"name": name})
+    def _prefix(self, split: str, file: str) -> str:
+        return split if split == "test" else f"{split}-{file.removesuffix('.bin').rpartition('_')[2]}"
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -108,8 +88,7 @@ class Cifar10(Corpus):
             raise damaged(self.tree, "batches.meta", found, self._again)
         return tuple(as_text(name) for name in names)
 
-    def _load(self, file: str) -> _Batch:
-        """One checked batch."""
+    def _read(self, file: str) -> Batch:
         if self.binary:
             rows = binary_rows(self.tree, file, 1, self._again)
             planes, labels = rows[:, 1:], rows[:, 0].tolist()
@@ -118,59 +97,11 @@ class Cifar10(Corpus):
             fields = read_dict(self.tree, file, self._again)
             planes = pickled_planes(self.tree, file, fields, ("labels", "filenames"), self._again)
             labels, names = fields["labels"], [as_text(name) for name in fields["filenames"]]
-        if len(planes) > _MOST_ROWS:
-            found = f"it has {len(planes):,} rows, more than {_MOST_ROWS:,}"
-            raise damaged(self.tree, file, found, self._again)
-        check_labels(self.tree, file, "label", labels, len(self.classes), self._again)
-        return _Batch(as_images(planes), labels, names)
+        return Batch(as_images(planes), {"label": labels}, names)
 
+    def _labels_of(self) -> dict[str, int]:
+        return {"label": len(self.classes)}
 
-class _Batch(NamedTuple):
-    images: npt.NDArray[np.uint8]  # [N, 32, 32, 3], RGB
-    labels: list[int]
-    names: list[str | None]
-
-
-def as_images(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """uint8 [N, 3072] of planes -> uint8 [N, 32, 32, 3], RGB."""
-    return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-
-def binary_rows(tree: Tree, file: str, labels: int, again: str) -> npt.NDArray[np.uint8]:
-    """uint8 [N, labels + 3072]: the rows of a batch of a binary version."""
-    payload = tree.read(file)
-    size = labels + PLANES
-    if len(payload) % size or not payload:
-        found = f"its {len(payload):,} bytes are no whole number of rows of {size:,}"
-        raise damaged(tree, file, found, again)
-    return np.frombuffer(payload, np.uint8).reshape(-1, size)
-
-
-def class_names(tree: Tree, file: str, again: str) -> tuple[str, ...]:
-    """The names in a text file of one a line."""
-    names = tuple(tree.read(file).decode("utf-8", "replace").split())
-    if not names:
-        raise damaged(tree, file, "it names no class", again)
-    return names
-
-
-def pickled_planes(
-    tree: Tree, file: str, fields: dict[str, Any], lists: tuple[str, ...], again: str
-) -> npt.NDArray[np.uint8]:
-    """uint8 [N, 3072]: the ``data`` of a pickled batch, whose ``lists`` have N entries each."""
-    data: Any = fields.get("data")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PLANES:
-        raise damaged(tree, file, f"its data are {kind_of(data)}, not uint8 [N, {PLANES}]", again)
-    for what in lists:
-        values = fields.get(what)
-        if not isinstance(values, list) or len(values) != len(data):
-            raise damaged(tree, file, f"its {what} are {kind_of(values)}, not a list of {len(data):,}", again)
-    return data
-
-
-def check_labels(tree: Tree, file: str, what: str, labels: list[Any], classes: int, again: str) -> None:
-    """Refuses a label that is no class number."""
-    for row, label in enumerate(labels):
-        if type(label) is not int or not 0 <= label < classes:
-            found = f"the {what} of row {row} is {label!r}, not one of 0 to {classes - 1}"
-            raise damaged(tree, file, found, again)
+    def _make(self, batch: Batch, row: int, key: str, payload: bytes) -> RawSample:
+        members = {self.extension: payload, "cls": b"%d" % batch.labels["label"][row]}
+        return RawSample(key, members, {"name": batch.names[row]})

@@ -9,25 +9,21 @@ The python version has the pickled dicts ``train``, ``test`` (``data`` as in CIF
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from ecopipe.datasets.cifar10 import as_images, binary_rows, check_labels, class_names, pickled_planes
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.batches import Batch, Batches, as_images, binary_rows, class_names, pickled_planes
+from ecopipe.datasets.corpus import RawSample, shortfall
 from ecopipe.datasets.pickles import as_text, damaged, kind_of, read_dict
-from ecopipe.datasets.pixels import STORAGE, Storage, check_storage, encoder
+from ecopipe.datasets.pixels import STORAGE, Storage, check_storage
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
 _FULL = {"train": 50_000, "test": 10_000}
-_MOST_ROWS = 100_000  # a key has five digits for the row
 _META = {False: ("meta",), True: ("fine_label_names.txt", "coarse_label_names.txt")}
 
 
-class Cifar100(Corpus):
+class Cifar100(Batches):
     """One sample per image; the splits are train and test.
 
     Members: ``cls`` (the fine label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [3, 32, 32], RGB
@@ -60,32 +56,16 @@ class Cifar100(Corpus):
                 f"Give the folder cifar-100-python or cifar-100-binary, its parent, or the archive."
             )
         self.classes, self.groups = self._read_names("fine"), self._read_names("coarse")
-        self._counts: dict[str, int] = {}
-
-    def close(self) -> None:
-        self.tree.close()
+        self._start("CIFAR-100")
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self._files)
 
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        if split not in self._counts:
-            self._counts[split] = len(self._load(self._files[split]).fine)
-        return self._counts[split]
+    def _files_of(self, split: str) -> list[str]:
+        return [self._files[split]]
 
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        extension, encode = encoder(self.storage, "CIFAR-100")
-        batch = self._load(self._files[split])
-        for row, (image, fine, coarse, name) in enumerate(
-            zip(batch.images, batch.fine, batch.coarse, batch.names, strict=True)
-        ):
-            yield RawSample(
-                f"{split}-{row:05d}",
-                {extension: encode(image), "cls": b"%d" % fine},
-                {"name": name, "coarse_label": coarse, "coarse_name": self.groups[coarse]},
-            )
+    def _prefix(self, split: str, file: str) -> str:
+        return split
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -105,8 +85,7 @@ class Cifar100(Corpus):
             raise damaged(self.tree, "meta", found, self._again)
         return tuple(as_text(name) for name in names)
 
-    def _load(self, file: str) -> _Batch:
-        """One checked split."""
+    def _read(self, file: str) -> Batch:
         if self.binary:
             rows = binary_rows(self.tree, file, 2, self._again)
             planes, coarse, fine = rows[:, 2:], rows[:, 0].tolist(), rows[:, 1].tolist()
@@ -117,16 +96,12 @@ class Cifar100(Corpus):
             planes = pickled_planes(self.tree, file, fields, lists, self._again)
             fine, coarse = fields["fine_labels"], fields["coarse_labels"]
             names = [as_text(name) for name in fields["filenames"]]
-        if len(planes) > _MOST_ROWS:
-            found = f"it has {len(planes):,} rows, more than {_MOST_ROWS:,}"
-            raise damaged(self.tree, file, found, self._again)
-        check_labels(self.tree, file, "fine label", fine, len(self.classes), self._again)
-        check_labels(self.tree, file, "coarse label", coarse, len(self.groups), self._again)
-        return _Batch(as_images(planes), fine, coarse, names)
+        return Batch(as_images(planes), {"fine label": fine, "coarse label": coarse}, names)
 
+    def _labels_of(self) -> dict[str, int]:
+        return {"fine label": len(self.classes), "coarse label": len(self.groups)}
 
-class _Batch(NamedTuple):
-    images: npt.NDArray[np.uint8]  # [N, 32, 32, 3], RGB
-    fine: list[int]
-    coarse: list[int]
-    names: list[str | None]
+    def _make(self, batch: Batch, row: int, key: str, payload: bytes) -> RawSample:
+        fine, coarse = batch.labels["fine label"][row], batch.labels["coarse label"][row]
+        extras = {"name": batch.names[row], "coarse_label": coarse, "coarse_name": self.groups[coarse]}
+        return RawSample(key, {self.extension: payload, "cls": b"%d" % fine}, extras)

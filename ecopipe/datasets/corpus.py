@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
 
@@ -29,8 +32,10 @@ class RawSample:
 class Corpus(abc.ABC):
     """A raw corpus in its upstream layout, as a folder or as an archive.
 
-    Samples come in the order of their keys, whatever the order on disk or in the archive. A part that is missing is
-    reported; a part that is damaged is refused with a :class:`CorpusError`.
+    Samples have places, from 0 on, in the order of their keys, whatever the order on disk or in the archive. A part
+    that is missing is reported; a damaged corpus is refused with a :class:`CorpusError`, and a damaged sample when it
+    is read, or by :meth:`check`. Any sample may be read at any time: by several threads, in forked processes, and
+    by a pickled copy in another process.
     """
 
     name: ClassVar[str]
@@ -42,6 +47,8 @@ class Corpus(abc.ABC):
     columns: Mapping[str, str] = {}  # extra columns of the index -> Arrow type by its alias, e.g. "int32"
     version: str = ""  # as the corpus itself states it; empty where it does not
     classes: tuple[str, ...] = ()  # class names; the label is the place in it
+    path: str | os.PathLike[str] = ""  # where it was opened
+    in_order: ClassVar[bool] = False  # reading places in ascending order is much cheaper than at random
 
     @abc.abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -49,11 +56,36 @@ class Corpus(abc.ABC):
 
     @abc.abstractmethod
     def count(self, split: str) -> int:
-        """How many samples the split has."""
+        """How many samples the split has, those included that cannot be read."""
 
     @abc.abstractmethod
+    def key(self, split: str, place: int) -> str:
+        """The key of one sample, ``0 <= place < count``; no payload is read."""
+
+    @abc.abstractmethod
+    def sizes(self, split: str) -> npt.NDArray[np.int64]:
+        """int64 [count]: about how many payload bytes each sample has; the same whenever the corpus is the same."""
+
+    @abc.abstractmethod
+    def sample(self, split: str, place: int) -> RawSample:
+        """One sample, ``0 <= place < count``.
+
+        Raises:
+            DataError: This sample is bad; any other can still be read.
+        """
+
     def samples(self, split: str) -> Iterator[RawSample]:
-        """The samples of the split in the order of their keys."""
+        """All samples of the split in the order of their keys."""
+        for place in range(self.count(split)):
+            yield self.sample(split, place)
+
+    def check(self, split: str) -> None:
+        """Looks for samples that are bad by what listing the corpus has shown; no further payload is read.
+
+        Raises:
+            CorpusError: That of the first such sample, as :meth:`sample` raises it.
+        """
+        self._require_split(split)
 
     @abc.abstractmethod
     def report(self) -> list[str]:
@@ -71,6 +103,11 @@ class Corpus(abc.ABC):
     def _require_split(self, split: str) -> None:
         if split not in self.splits():
             raise ConfigError(f"The {self.name} corpus here has no split {split!r}. {nearest(split, self.splits())}")
+
+    def _require_place(self, split: str, place: int) -> None:
+        count = self.count(split)
+        if not 0 <= place < count:
+            raise ConfigError(f"The split {split!r} has {count:,} samples, from 0 on, and so none at {place:,}.")
 
 
 _READERS = {
@@ -128,6 +165,8 @@ def open_corpus(name: str, path: str | os.PathLike[str], **options: Any) -> Corp
         if option not in settings:
             raise ConfigError(f"The {name} corpus has no option {option!r}. {nearest(option, settings)}")
     corpus: Corpus = reader(path, **options)
+    if not corpus.path:
+        corpus.path = path
     return corpus
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import os
-import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import ClassVar
 
-from ecopipe.datasets.rows import OPTIONS, Row, Rows, repeated
-from ecopipe.vocabulary.errors import ConfigError, CorpusError
+import numpy as np
+import numpy.typing as npt
 
-_LONGEST = 1 << 30  # characters of a field
+from ecopipe.datasets.csv_rows import Dialect, by_bytes, parse, scan
+from ecopipe.datasets.lines import Where
+from ecopipe.datasets.parts import shown
+from ecopipe.datasets.row_settings import OPTIONS, repeated
+from ecopipe.datasets.rows import Found, Row, Rows
+from ecopipe.storage import files
+from ecopipe.vocabulary.errors import ConfigError, CorpusError
 
 
 class CsvFiles(Rows):
@@ -61,6 +63,11 @@ class CsvFiles(Rows):
         for setting, value in (("delimiter", self._delimiter), ("quote", quote), ("escape", escape)):
             if len(value) > 1:
                 raise ConfigError(f"{setting}={value!r} is more than one character.")
+            if value in ("\n", "\r", "\0"):
+                raise ConfigError(f"{setting}={value!r} ends a row of CSV, or a text. Choose another character.")
+        marks = [mark for mark in (self._delimiter, quote, escape) if mark]
+        if (twice := repeated(marks)) is not None:
+            raise ConfigError(f"delimiter, quote and escape: two of them are {twice!r}. Choose different characters.")
         try:
             "".encode(encoding)
         except LookupError:
@@ -71,6 +78,8 @@ class CsvFiles(Rows):
             raise ConfigError(f"names: {twice!r} is there twice. Give each column a name of its own.")
         self._encoding, self._header, self._names = encoding, header, tuple(names)
         self._quote, self._escape = quote, escape
+        self._columns: dict[str, Sequence[str]] = {}
+        self._transcoded = "" if by_bytes(encoding) else encoding
         super().__init__(
             path,
             text=text,
@@ -83,62 +92,90 @@ class CsvFiles(Rows):
             rows=rows,
         )
 
-    def names(self, file: Path) -> Sequence[str]:
-        for line, row in self._fields(file):
-            if self._header:
-                if (twice := repeated(row)) is not None:
-                    raise CorpusError(
-                        f"{file}, line {line}: two columns are named {twice!r}. Rename one of them; or set "
-                        f"header=false and names, if that line is a row."
-                    )
-                return row
-            return self._names or [str(number) for number in range(len(row))]
-        raise CorpusError(f"{file} holds no rows. Give a table.")
+    def names(self, file: str) -> Sequence[str]:
+        if file not in self._columns:
+            self._columns[file] = self._read_names(file)
+        return self._columns[file]
 
-    def read(self, file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
-        names = self.names(file)
-        rows = self._fields(file)
-        if self._header:
-            next(rows)
-        for line, row in rows:
-            if len(row) != len(names):
-                raise CorpusError(
-                    f"{file}, line {line}: has {len(row)} fields, where {len(names)} are wanted ({', '.join(names)}). "
-                    f"Mend the row, or set delimiter, quote or escape."
-                )
-            yield line, dict(zip(names, row, strict=True))
+    def scan(self, file: str, columns: Sequence[str]) -> Iterator[Found]:
+        names, table, dialect = self.names(file), self._table(file), self._dialect(file)
+        for number, (begin, row) in enumerate(self._fields(file)):
+            if number == 0 and self._header:
+                continue
+            table.add(begin)
+            where = Where(table, begin)
+            cells: Row | CorpusError
+            if isinstance(row, csv.Error):
+                cells = self._no_csv(where, row)
+            elif len(row) != len(names):
+                cells = self._wrong_count(where, row, names)
+            elif dialect.replaced(row):
+                cells = self._no_text(where)
+            else:
+                cells = dict(zip(names, row, strict=True))
+            yield Found(where, cells)
 
-    def _fields(self, file: Path) -> Iterator[tuple[int, list[str]]]:
-        """Each row that is not empty, with the number of its last line."""
-        csv.field_size_limit(_LONGEST)  # a setting of the whole process: a review may be longer than its 128 KiB
-        delimiter = self._delimiter or ("\t" if ".tsv" in file.name.lower() else ",")
-        line = 0
+    def row_sizes(self, file: str, columns: Sequence[str]) -> npt.NDArray[np.int64]:
+        return self._table(file).sizes()
+
+    def row(self, file: str, place: int, columns: Sequence[str]) -> tuple[object, Row]:
+        names, table = self.names(file), self._table(file)
+        where = table.where(place)
         try:
-            with open(file, "rb") as raw:
-                zipped = raw.read(2) == b"\x1f\x8b"
-                raw.seek(0)
-                data = gzip.open(raw, "rb") if zipped else raw  # noqa: SIM115 - closes with raw
-                with io.TextIOWrapper(data, encoding=self._encoding, newline="") as lines:
-                    rows = csv.reader(
-                        lines,
-                        delimiter=delimiter,
-                        quotechar=self._quote or None,
-                        quoting=csv.QUOTE_MINIMAL if self._quote else csv.QUOTE_NONE,
-                        escapechar=self._escape or None,
-                        strict=True,
-                    )
-                    for row in rows:
-                        line = rows.line_num
-                        if row:
-                            yield line, row
+            row = parse(table.read(place), self._dialect(file))
+        except csv.Error as error:
+            raise self._no_csv(where, error) from error
         except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"{file}, line {line + 1} or later: is not text in {self._encoding} ({error.reason}). Set encoding, "
-                f"such as encoding=latin-1."
-            ) from error
+            raise self._no_text(where) from error
+        if len(row) != len(names):
+            raise self._wrong_count(where, row, names)
+        return where, dict(zip(names, row, strict=True))
+
+    def _dialect(self, file: str) -> Dialect:
+        delimiter = self._delimiter or ("\t" if ".tsv" in files.base_name(file).lower() else ",")
+        encoding = "utf-8" if self._transcoded else self._encoding
+        return Dialect(delimiter, self._quote, self._escape, encoding)
+
+    def _fields(self, file: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
+        """Where each row begins that is not empty, the header too, and its fields."""
+        table = self._table(file)
+        begin = 0
+        try:
+            with table.file.stream() as stream:
+                for begin, row in scan(stream, self._dialect(file)):
+                    yield begin, row
         except csv.Error as error:
             raise CorpusError(
-                f"{file}, line {line + 1}: is no CSV ({error}). Mend it, or set quote or escape."
+                f"{Where(table, begin)} or later: is no CSV ({error}). Mend it, or set quote or escape."
             ) from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise CorpusError(f"{file} cannot be read: {error}. Fetch it again.") from error
+
+    def _read_names(self, file: str) -> Sequence[str]:
+        for begin, row in self._fields(file):
+            where = Where(self._table(file), begin)
+            if isinstance(row, csv.Error):
+                raise self._no_csv(where, row)
+            if not self._header:
+                return self._names or [str(number) for number in range(len(row))]
+            if self._dialect(file).replaced(row):
+                raise self._no_text(where)
+            if (twice := repeated(row)) is not None:
+                raise CorpusError(
+                    f"{where}: two columns are named {twice!r}. Rename one of them; or set header=false and names, if "
+                    f"that line is a row."
+                )
+            return row
+        raise CorpusError(f"{shown(file)} holds no rows. Give a table.")
+
+    def _no_csv(self, where: object, error: csv.Error) -> CorpusError:
+        return CorpusError(f"{where}: is no CSV ({error}). Mend it, or set quote or escape.")
+
+    def _no_text(self, where: object) -> CorpusError:
+        return CorpusError(
+            f"{where}: is not text in {self._encoding}. Mend the row, or set encoding, such as encoding=latin-1."
+        )
+
+    def _wrong_count(self, where: object, row: Sequence[str], names: Sequence[str]) -> CorpusError:
+        return CorpusError(
+            f"{where}: has {len(row)} fields, where {len(names)} are wanted ({', '.join(names)}). Mend the row, or set "
+            f"delimiter, quote or escape."
+        )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample
-from ecopipe.datasets.grouping import SPLITS, Splits, by_split, check_splits
+from ecopipe.datasets.corpus import RawSample
+from ecopipe.datasets.grouping import SPLITS, Splits, by_split, check_splits, escaped, unprintable
+from ecopipe.datasets.listed import Listed, Row
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
 _MOST_KINDS = 8  # that a report names
 
 
-class Folder(Corpus):
+class Folder(Listed):
     """One sample per path up to the first dot of the file's name: ``a/1.wav``, ``a/1.txt`` and ``a/1.src.txt`` are the
     sample ``a/1`` with the members ``wav``, ``txt`` and ``src.txt``, as WebDataset has it.
 
@@ -30,10 +31,10 @@ class Folder(Corpus):
 
     def __init__(self, path: str | os.PathLike[str], *, splits: Splits = "auto") -> None:
         check_splits(splits)
+        super().__init__()
         self.tree = Tree(path)
-        self._rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # split -> (key, extension -> file)
         self._bare: list[str] = []
-        for split, (_, names) in by_split(self.tree, self.tree.names, splits).items():
+        for split, (_, names) in by_split(self.tree, splits).items():
             found: dict[str, dict[str, str]] = {}
             for name in names:
                 above, slash, last = name.rpartition("/")
@@ -41,12 +42,18 @@ class Folder(Corpus):
                 if not extension:
                     self._bare.append(name)
                     continue
-                files = found.setdefault(above + slash + stem, {})
+                key = above + slash + stem
+                if not name.isprintable():
+                    key = escaped(key)
+                    self._fault(split, key, unprintable(self.tree, name))
+                files = found.setdefault(key, {})
                 twin = files.setdefault(extension.lower(), name)
                 if twin != name:
-                    raise CorpusError(
+                    self._fault(
+                        split,
+                        key,
                         f"{self.tree.where(twin)} and {self.tree.where(name)} would be the same member "
-                        f"{extension.lower()!r} of the sample {above + slash + stem!r}. Rename one of them."
+                        f"{extension.lower()!r} of the sample {key!r}. Rename one of them.",
                     )
             if found:
                 self._rows[split] = sorted(found.items())
@@ -56,20 +63,13 @@ class Folder(Corpus):
                 f"Give the folder that holds the samples' files."
             )
 
-    def close(self) -> None:
-        self.tree.close()
+    def _files_of(self, row: Row) -> Iterable[str]:
+        files: dict[str, str] = row[1]
+        return files.values()
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._rows))
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._rows[split])
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for key, files in self._rows[split]:
-            yield RawSample(key, {extension: self.tree.read(file) for extension, file in files.items()})
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, files = row
+        return RawSample(key, {extension: self.tree.read(file) for extension, file in files.items()})
 
     def report(self) -> list[str]:
         lines = []

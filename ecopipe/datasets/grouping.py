@@ -28,21 +28,20 @@ def check_splits(splits: str) -> None:
         raise ConfigError(f"splits={splits!r} is not known. {nearest(splits, get_args(Splits))}")
 
 
-def by_split(tree: Tree, names: Iterable[str], splits: Splits) -> dict[str, tuple[str, list[str]]]:
+def by_split(tree: Tree, splits: Splits, names: Iterable[str] | None = None) -> dict[str, tuple[str, list[str]]]:
     """Split -> its folder (empty, or with a slash at its end), and its files in order.
 
-    Files at the top belong to no split if folders are splits.
+    Files at the top belong to no split if folders are splits. ``names`` are those of the files that count.
 
     Raises:
-        CorpusError: A name is not UTF-8, as keys are.
+        CorpusError: A folder that is a split has a name that is no plain text.
     """
-    names = list(names)
-    for name in names:
-        if not name.isprintable():
-            raise CorpusError(f"{tree.where(name)!r} has a name that cannot be a key: it is no plain text. Rename it.")
+    names = list(tree.names if names is None else names)
     tops = {name.partition("/")[0] for name in names if "/" in name}
     if splits == "one" or not tops or (splits == "auto" and not tops <= _NAMES):
         return {WHOLE: ("", names)}
+    if (odd := next((top for top in sorted(tops) if not top.isprintable()), None)) is not None:
+        raise CorpusError(unprintable(tree, odd))
     found: dict[str, tuple[str, list[str]]] = {top: (f"{top}/", []) for top in sorted(tops)}
     for name in names:
         if "/" in name:
@@ -56,8 +55,11 @@ def key_of(stem: str) -> str:
     return head + slash + last.replace(".", "_")
 
 
-def refuse_twin(tree: Tree, key: str, first: str, second: str) -> CorpusError:
-    """The error that two files would make samples of one key."""
-    return CorpusError(
-        f"{tree.where(first)} and {tree.where(second)} would both be the sample {key!r}. Rename one of them."
-    )
+def escaped(key: str) -> str:
+    """A key for a name that cannot be one, by which the bad sample is told."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in key)
+
+
+def unprintable(tree: Tree, name: str) -> str:
+    """The message that a name cannot be a key, as keys are printable and in UTF-8."""
+    return f"{tree.where(name)!r} has a name that cannot be a key: it is no plain text. Rename it."

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample
-from ecopipe.datasets.grouping import SPLITS, Splits, by_split, check_splits, key_of, refuse_twin
+from ecopipe.datasets.corpus import RawSample
+from ecopipe.datasets.grouping import SPLITS, Splits, by_split, check_splits, escaped, key_of, unprintable
+from ecopipe.datasets.listed import Listed, Row
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-class Images(Corpus):
+class Images(Listed):
     """One sample per image; the class is the first folder, however deep below it the image lies.
 
     Members: the file as it is under its extension in lower case, and ``cls`` (the place of the class in the sorted
@@ -33,51 +33,45 @@ class Images(Corpus):
 
     def __init__(self, path: str | os.PathLike[str], *, splits: Splits = "auto") -> None:
         check_splits(splits)
+        super().__init__()
         self.tree = Tree(path)
         images = [name for name in self.tree.names if name.lower().endswith(_EXTENSIONS)]
         self._ignored = [name for name in self.tree.names if not name.lower().endswith(_EXTENSIONS)]
         self._loose: list[str] = []
-        self._rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (key, file, class)
-        for split, (above, names) in by_split(self.tree, images, splits).items():
-            rows = []
+        for split, (above, names) in by_split(self.tree, splits, images).items():
+            found: dict[str, Row] = {}
             for name in names:
                 folder, slash, _ = name[len(above) :].partition("/")
-                if slash:
-                    rows.append((key_of(name.rpartition(".")[0]), name, folder))
-                else:
+                if not slash:
                     self._loose.append(name)
-            if rows:
-                self._rows[split] = sorted(rows)
+                    continue
+                key = key_of(name.rpartition(".")[0])
+                if not name.isprintable():
+                    key = escaped(key)
+                    self._fault(split, key, unprintable(self.tree, name))
+                where = self.tree.where(name)
+                if (row := found.setdefault(key, (key, name, folder)))[1] != name:
+                    message = f"{self.tree.where(row[1])} and {where} would both be the sample {key!r}."
+                    self._fault(split, key, f"{message} Rename one of them.")
+                if not self.tree.size(name):
+                    self._fault(split, key, f"{where} is empty (0 bytes). Restore it, or remove it.")
+            if found:
+                self._rows[split] = [found[key] for key in sorted(found)]
         if not self._rows:
             raise CorpusError(
                 f"{self.tree.where()} holds no images in folders of classes (CLASS/x.png). It holds: "
                 f"{self.tree.outline()}. Give the folder that holds the folders of the classes or of the splits."
             )
-        for rows in self._rows.values():
-            for (key, first, _), (other, second, _) in itertools.pairwise(rows):
-                if key == other:
-                    raise refuse_twin(self.tree, key, first, second)
         self.classes = tuple(sorted({row[2] for rows in self._rows.values() for row in rows}))
+        self._numbers = {name: b"%d" % number for number, name in enumerate(self.classes)}
 
-    def close(self) -> None:
-        self.tree.close()
+    def _files_of(self, row: Row) -> Iterable[str]:
+        return (row[1],)
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._rows))
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._rows[split])
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        numbers = {name: b"%d" % number for number, name in enumerate(self.classes)}
-        for key, file, folder in self._rows[split]:
-            data = self.tree.read(file)
-            if not data:
-                raise CorpusError(f"{self.tree.where(file)} is empty (0 bytes). Restore it, or remove it.")
-            extension = file.rpartition(".")[2].lower()
-            yield RawSample(key, {extension: data, "cls": numbers[folder]}, {"class_name": folder})
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, folder = row
+        members = {file.rpartition(".")[2].lower(): self.tree.read(file), "cls": self._numbers[folder]}
+        return RawSample(key, members, {"class_name": folder})
 
     def report(self) -> list[str]:
         lines = []

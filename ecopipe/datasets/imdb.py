@@ -5,13 +5,13 @@ Layout: ``aclImdb/{train,test}/{pos,neg}/ID_RATING.txt``, and ``aclImdb/train/un
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.listed import Listed, Row
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
@@ -20,7 +20,7 @@ _REVIEW = re.compile(r"(\d+)_(\d+)\.txt")
 _RATINGS = {"neg": range(1, 5), "pos": range(7, 11), "unsup": range(11)}
 
 
-class Imdb(Corpus):
+class Imdb(Listed):
     """One sample per review; the splits are train, test and, where it is there, unsup.
 
     Members: ``txt`` (the bytes of the file as they are), ``cls`` (``0`` for negative, ``1`` for positive; not in
@@ -38,8 +38,8 @@ class Imdb(Corpus):
     classes = ("neg", "pos")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         self.tree = Tree(path, inner="aclImdb", depth=3)
-        self._rows: dict[str, list[tuple[str, str, str, int, int]]] = {}  # split -> (key, file, sentiment, id, rating)
         for split in ("train", "test"):
             if self.tree.under(f"{split}/neg/") or self.tree.under(f"{split}/pos/"):
                 self._rows[split] = self._reviews(split, f"{split}/neg") + self._reviews(split, f"{split}/pos")
@@ -50,30 +50,22 @@ class Imdb(Corpus):
             )
         if self.tree.under("train/unsup/"):
             self._rows["unsup"] = self._reviews("unsup", "train/unsup")
-        for rows in self._rows.values():
-            rows.sort()
+        for split, rows in self._rows.items():
+            self._rows[split] = sorted(rows)
         self.version = self._read_version()
 
-    def close(self) -> None:
-        self.tree.close()
+    def _files_of(self, row: Row) -> Iterable[str]:
+        return (row[1],)
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._rows))
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._rows[split])
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for key, file, sentiment, number, stars in self._rows[split]:
-            rating = None if sentiment == "unsup" else stars
-            about = json.dumps({"id": number, "rating": rating}, separators=(",", ":"))
-            members = {"txt": self.tree.read(file), "json": about.encode()}
-            name = None if sentiment == "unsup" else sentiment
-            if sentiment != "unsup":
-                members["cls"] = b"%d" % self.classes.index(sentiment)
-            yield RawSample(key, members, {"rating": rating, "class_name": name})
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, sentiment, number, stars = row
+        members = {"txt": self.tree.read(file)}
+        if sentiment == "unsup":
+            members["json"] = b'{"id":%d,"rating":null}' % number
+            return RawSample(key, members, {"rating": None, "class_name": None})
+        members["json"] = b'{"id":%d,"rating":%d}' % (number, stars)
+        members["cls"] = b"1" if sentiment == "pos" else b"0"
+        return RawSample(key, members, {"rating": stars, "class_name": sentiment})
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -84,7 +76,7 @@ class Imdb(Corpus):
             rows = self._rows[split]
             lines += shortfall(split, len(rows), _FULL[split], "reviews")
             for sentiment, ratings in _RATINGS.items():
-                odd = [row for row in rows if row[2] == sentiment and row[4] not in ratings]
+                odd = [row for row in rows if row[2] == sentiment and row[4] not in ratings and row[3] >= 0]
                 if odd:
                     lines.append(
                         f"{split}: {len(odd):,} of the {sentiment} reviews have a rating outside of {ratings[0]} to "
@@ -92,7 +84,8 @@ class Imdb(Corpus):
                     )
         return lines
 
-    def _reviews(self, split: str, folder: str) -> list[tuple[str, str, str, int, int]]:
+    def _reviews(self, split: str, folder: str) -> list[Row]:
+        """(key, file, sentiment, id, rating) of each review of a folder."""
         sentiment = folder.rpartition("/")[2]
         files = self.tree.under(f"{folder}/")
         if not files:
@@ -100,15 +93,18 @@ class Imdb(Corpus):
                 f"{self.tree.where(folder)} is missing or empty, so {split} would have reviews of one class only. "
                 f"Fetch the corpus again, or leave the whole folder {split} out."
             )
-        rows = []
+        rows: list[Row] = []
         for file in files:
             match = _REVIEW.fullmatch(file[len(folder) + 1 :])
+            stem = file[len(folder) + 1 :].removesuffix(".txt").replace(".", "_")
+            key = f"{split}-{stem}" if split == "unsup" else f"{split}-{sentiment}-{stem}"
             if not match:
-                raise CorpusError(
-                    f"{self.tree.where(file)} is not named ID_RATING.txt, as reviews are. Move it out of the corpus."
+                self._fault(
+                    split,
+                    key,
+                    f"{self.tree.where(file)} is not named ID_RATING.txt, as reviews are. Move it out of the corpus.",
                 )
-            key = f"{split}-{match[0][:-4]}" if split == "unsup" else f"{split}-{sentiment}-{match[0][:-4]}"
-            rows.append((key, file, sentiment, int(match[1]), int(match[2])))
+            rows.append((key, file, sentiment, int(match[1]) if match else -1, int(match[2]) if match else -1))
         return rows
 
     def _read_version(self) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ecopipe.datasets.rows import OPTIONS, Row, Rows
+import numpy as np
+import numpy.typing as npt
+
+from ecopipe.datasets.lines import Where
+from ecopipe.datasets.parts import shown
+from ecopipe.datasets.row_settings import OPTIONS, repeated
+from ecopipe.datasets.rows import Found, Row, Rows
 from ecopipe.vocabulary.errors import CorpusError
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -25,41 +28,69 @@ class JsonlFiles(Rows):
     options: ClassVar = OPTIONS
     endings = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
-    def names(self, file: Path) -> Sequence[str]:
-        for _, row in self.read(file):
-            return list(row)
-        raise CorpusError(f"{file} holds no rows. Give a table.")
+    def names(self, file: str) -> Sequence[str]:
+        with self._table(file).file.stream() as stream:
+            at = 0
+            for line in stream:
+                if line.strip():
+                    return list(_object(Where(self._table(file), at), line))
+                at += len(line)
+        raise CorpusError(f"{shown(file)} holds no rows. Give a table.")
 
-    def read(self, file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
-        number = 0
-        try:
-            with open(file, "rb") as raw:
-                zipped = raw.read(2) == b"\x1f\x8b"
-                raw.seek(0)
-                data = gzip.open(raw, "rb") if zipped else raw  # noqa: SIM115 - closes with raw
-                for number, line in enumerate(data, start=1):
-                    if line.strip():
-                        yield number, _object(file, number, line)
-        except (OSError, EOFError, zlib.error) as error:
-            raise CorpusError(f"{file} cannot be read after line {number:,}: {error}. Fetch it again.") from error
+    def scan(self, file: str, columns: Sequence[str]) -> Iterator[Found]:
+        table, at = self._table(file), 0
+        with table.file.stream() as stream:
+            for line in stream:
+                if line.strip():
+                    table.add(at)
+                    where = Where(table, at)
+                    row: Row | CorpusError
+                    try:
+                        row = _object(where, line)
+                    except CorpusError as error:
+                        row = error
+                    yield Found(where, row)
+                at += len(line)
+
+    def row_sizes(self, file: str, columns: Sequence[str]) -> npt.NDArray[np.int64]:
+        return self._table(file).sizes()
+
+    def row(self, file: str, place: int, columns: Sequence[str]) -> tuple[object, Row]:
+        table = self._table(file)
+        where = table.where(place)
+        return where, _object(where, table.read(place).partition(b"\n")[0])
 
 
-def _object(file: Path, number: int, line: bytes) -> Row:
+def _object(where: object, line: bytes) -> Row:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = _DECODER.decode(line.decode("utf-8-sig"))
         if _SURROGATE.search(line):
             json.dumps(found, ensure_ascii=False).encode()
+    except _Repeated as error:
+        raise CorpusError(f"{where}: has the key {str(error)!r} twice. Mend or remove the line.") from None
     except RecursionError:
-        raise CorpusError(f"{file}, line {number}: is nested too deeply. Mend or remove the line.") from None
+        raise CorpusError(f"{where}: is nested too deeply. Mend or remove the line.") from None
     except UnicodeEncodeError as error:
         raise CorpusError(
-            f"{file}, line {number}: holds half a character ({error.object[error.start]!a}), which UTF-8 cannot. Mend "
+            f"{where}: holds half a character ({error.object[error.start]!a}), which UTF-8 cannot. Mend "
             f"or remove the line."
         ) from error
     except ValueError as error:
-        raise CorpusError(f"{file}, line {number}: is no JSON in UTF-8 ({error}). Mend or remove the line.") from error
+        raise CorpusError(f"{where}: is no JSON in UTF-8 ({error}). Mend or remove the line.") from error
     if not isinstance(found, dict):
-        raise CorpusError(
-            f"{file}, line {number}: is a {type(found).__name__}, not an object. Mend or remove the line."
-        )
+        raise CorpusError(f"{where}: is a {type(found).__name__}, not an object. Mend or remove the line.")
     return found
+
+
+class _Repeated(Exception):
+    """A key that is twice in an object."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Repeated(repeated(key for key, _ in pairs))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.grouping import key_of
+from ecopipe.datasets.listed import Listed, Row
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, nearest
 
@@ -26,10 +28,11 @@ _FULL = {
     "train-other-500": 148_688,
 }
 _FILE = re.compile(r"(?:(?P<subset>[^/]+)/)?(?P<folder>\d+/\d+)/(?P<stem>[^/]+?)(?P<kind>\.flac|\.trans\.txt)")
-_UTTERANCE = re.compile(r"(\d+)-(\d+)-(\d+)")
+_UTTERANCE = re.compile(r"(\d+)-(\d+)-(\d+)", re.ASCII)
+_NAMED = re.compile(rb"\d+-\d+-\d+")
 
 
-class LibriSpeech(Corpus):
+class LibriSpeech(Listed):
     """One sample per utterance, its id the key; each subset is a split.
 
     Members: ``flac`` (the file as it is), ``txt`` (the transcript in UTF-8, without a newline), ``json`` (speaker,
@@ -48,6 +51,7 @@ class LibriSpeech(Corpus):
     def __init__(self, path: str | os.PathLike[str], *, only: Sequence[str] = ()) -> None:
         if isinstance(only, str):
             raise ConfigError(f'only is a list of subsets, and {only!r} is text. Write only=("{only}",).')
+        super().__init__()
         self.only = tuple(only)
         self.tree = Tree(path, inner="LibriSpeech", depth=4)
         self._files: dict[str, list[tuple[str, str, str]]] = {}  # subset -> (kind, stem, name)
@@ -67,34 +71,29 @@ class LibriSpeech(Corpus):
                     f"{self.tree.where()} holds no subset {subset!r}. {nearest(subset, self._files)} "
                     f"Choose one of these, or fetch {subset}.tar.gz into the same folder."
                 )
-        self._tables: dict[str, list[tuple[str, str, str]]] = {}
+        self._rows = {split: [] for split in self.only or self._files}  # filled when they are asked for
+        self._quoted: dict[str, bytes] = {}  # the subset's name as JSON, of those that are filled
 
-    def close(self) -> None:
-        self.tree.close()
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, text, speaker, chapter, utterance = row
+        audio = self.tree.read(file)
+        if not audio.startswith(b"fLaC"):
+            found = f"begins with {audio[:4]!r}" if audio else "is empty"
+            raise CorpusError(
+                f"{self.tree.where(file)} (utterance {key}) {found}, where FLAC begins with b'fLaC'. "
+                f"Fetch the subset {split} again."
+            )
+        about = b'{"chapter":%d,"speaker":%d,"subset":%s,"utterance":%d}' % (
+            chapter,
+            speaker,
+            self._quoted[split],
+            utterance,
+        )
+        members = {"flac": audio, "txt": text.encode(), "json": about}
+        return RawSample(key, members, {"speaker": speaker, "chapter": chapter})
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self.only) or self._files))
-
-    def count(self, split: str) -> int:
-        return len(self._table(split))
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        for key, file, text in self._table(split):
-            audio = self.tree.read(file)
-            if not audio.startswith(b"fLaC"):
-                found = f"begins with {audio[:4]!r}" if audio else "is empty"
-                raise CorpusError(
-                    f"{self.tree.where(file)} (utterance {key}) {found}, where FLAC begins with b'fLaC'. "
-                    f"Fetch the subset {split} again."
-                )
-            speaker, chapter, utterance = map(int, key.split("-"))
-            about = {"chapter": chapter, "speaker": speaker, "subset": split, "utterance": utterance}
-            members = {
-                "flac": audio,
-                "txt": text.encode(),
-                "json": json.dumps(about, sort_keys=True, separators=(",", ":")).encode(),
-            }
-            yield RawSample(key, members, {"speaker": speaker, "chapter": chapter})
+    def _files_of(self, row: Row) -> Iterable[str]:
+        return (row[1],)
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -102,84 +101,105 @@ class LibriSpeech(Corpus):
             lines += shortfall(split, self.count(split), _FULL.get(split), "utterances")
         return lines
 
-    def _table(self, split: str) -> list[tuple[str, str, str]]:
-        """(id, FLAC file, transcript) of each utterance, by id."""
-        self._require_split(split)
-        if split not in self._tables:
-            audio, texts = self._audio(split), self._transcripts(split)
+    def _table(self, split: str) -> Sequence[Row]:
+        """(id, FLAC file, transcript, speaker, chapter, utterance) of each utterance, by id."""
+        if split not in self._quoted:
+            self._require_split(split)
             again = f"Fetch the subset {split} again."
-            if silent := sorted(texts.keys() - audio.keys()):
-                raise CorpusError(
-                    f"{self.tree.where(texts[silent[0]][0])} has a transcript of the utterance {silent[0]}, and there "
-                    f"is no audio {silent[0]}.flac{_others(silent)}. {again}"
-                )
-            if mute := sorted(audio.keys() - texts.keys()):
-                raise CorpusError(
-                    f"{self.tree.where(audio[mute[0]])} has no transcript: no .trans.txt of {split} has a line for the "
-                    f"utterance {mute[0]}{_others(mute)}. {again}"
-                )
-            for key, file in audio.items():
-                if self.tree.size(file) == 0:
-                    raise CorpusError(f"{self.tree.where(file)} (utterance {key}) is empty (0 bytes). {again}")
-            self._tables[split] = [(key, audio[key], texts[key][1]) for key in sorted(audio)]
-        return self._tables[split]
+            audio, texts = self._audio(split, again), self._transcripts(split, again)
+            for key, (where, _) in texts.items():
+                if key not in audio:
+                    self._fault(
+                        split,
+                        key,
+                        f"{self.tree.where(where)} has a transcript of the utterance {key}, and there is no audio "
+                        f"{key}.flac. {again}",
+                    )
+            rows: list[Row] = []
+            for key in sorted({*audio, *texts, *self._faults.get(split, ())}):
+                file, (_, text) = audio.get(key, ""), texts.get(key, ("", ""))
+                if key not in texts:
+                    self._fault(
+                        split,
+                        key,
+                        f"{self.tree.where(file)} has no transcript: no .trans.txt of {split} has a line for the "
+                        f"utterance {key}. {again}",
+                    )
+                if file and not self.tree.size(file):
+                    self._fault(split, key, f"{self.tree.where(file)} (utterance {key}) is empty (0 bytes). {again}")
+                numbers = _UTTERANCE.fullmatch(key)
+                rows.append((key, file, text, *map(int, numbers.groups() if numbers else ())))
+            self._rows[split] = rows
+            self._quoted[split] = json.dumps(split).encode()
+        return self._rows[split]
 
-    def _audio(self, split: str) -> dict[str, str]:
+    def _audio(self, split: str, again: str) -> dict[str, str]:
         """Utterance id -> its FLAC file."""
         audio: dict[str, str] = {}
         for kind, key, name in self._files[split]:
             if kind != ".flac":
                 continue
-            if not _UTTERANCE.fullmatch(key):
-                raise CorpusError(
-                    f"{self.tree.where(name)} is not named SPEAKER-CHAPTER-UTTERANCE.flac, so its utterance is "
-                    f"unknown. Move it out of the corpus, or give it its upstream name."
-                )
             if key in audio:
-                raise CorpusError(
+                self._fault(
+                    split,
+                    key,
                     f"The utterance {key} is there twice: {self.tree.where(audio[key])} and {self.tree.where(name)}. "
-                    f"Remove the copy that is not in the folder of its speaker and chapter."
+                    f"Remove the copy that is not in the folder of its speaker and chapter.",
+                )
+                continue
+            numbers = _UTTERANCE.fullmatch(key)
+            if numbers is None:
+                key = key_of(key)
+                self._fault(
+                    split,
+                    key,
+                    f"{self.tree.where(name)} is not named SPEAKER-CHAPTER-UTTERANCE.flac, so its utterance is "
+                    f"unknown. Move it out of the corpus, or give it its upstream name.",
+                )
+            elif not name.endswith(f"{numbers[1]}/{numbers[2]}/{key}.flac"):
+                self._fault(
+                    split,
+                    key,
+                    f"{self.tree.where(name)} does not lie in the folder {numbers[1]}/{numbers[2]} of its speaker and "
+                    f"chapter. Move it there, or fetch the subset {split} again.",
                 )
             audio[key] = name
-        for key, name in audio.items():
-            speaker, chapter, _ = key.split("-")
-            if name.split("/")[-3:-1] != [speaker, chapter]:
-                raise CorpusError(
-                    f"{self.tree.where(name)} does not lie in the folder {speaker}/{chapter} of its speaker and "
-                    f"chapter. Move it there, or fetch the subset {split} again."
-                )
         return audio
 
-    def _transcripts(self, split: str) -> dict[str, tuple[str, str]]:
+    def _transcripts(self, split: str, again: str) -> dict[str, tuple[str, str]]:
         """Utterance id -> (the .trans.txt file, the transcript)."""
         texts: dict[str, tuple[str, str]] = {}
-        for kind, _, name in self._files[split]:
+        for kind, stem, name in self._files[split]:
             if kind != ".trans.txt":
                 continue
-            try:
-                lines = self.tree.read(name).decode().splitlines()
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{self.tree.where(name)} is not text in UTF-8 ({error}). Fetch the subset {split} again."
-                ) from error
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(self.tree.read(name).splitlines(), start=1):
                 if not line.strip():
                     continue
-                key, _, text = line.partition(" ")
-                text = text.strip()
-                if not _UTTERANCE.fullmatch(key) or not text:
-                    raise CorpusError(
-                        f"{self.tree.where(name)}, line {number}, is {line[:60]!r}, where an utterance id and its "
-                        f"transcript are wanted. Fetch the subset {split} again."
-                    )
-                if key in texts:
-                    raise CorpusError(
+                key, text, wrong = _read_line(line)
+                if wrong:
+                    where = self.tree.where(name)
+                    self._fault(split, key or f"{stem}-line-{number}", f"{where}, line {number}, {wrong}. {again}")
+                elif key in texts:
+                    self._fault(
+                        split,
+                        key,
                         f"The utterance {key} has two transcripts: in {self.tree.where(texts[key][0])} and in line "
-                        f"{number} of {self.tree.where(name)}. Fetch the subset {split} again."
+                        f"{number} of {self.tree.where(name)}. {again}",
                     )
-                texts[key] = (name, text)
+                else:
+                    texts[key] = (name, text)
         return texts
 
 
-def _others(keys: list[str]) -> str:
-    return f" (and {len(keys) - 1:,} more like it)" if len(keys) > 1 else ""
+def _read_line(line: bytes) -> tuple[str, str, str]:
+    """The utterance id and the transcript of a line; and what is wrong with it, if anything is."""
+    named = _NAMED.search(line)
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        return named[0].decode() if named else "", "", f"is not text in UTF-8 ({error})"
+    key, _, words = text.partition(" ")
+    if _UTTERANCE.fullmatch(key) and words.strip():
+        return key, words.strip(), ""
+    wrong = f"is {text[:60]!r}, where an utterance id and its transcript are wanted"
+    return named[0].decode() if named else "", "", wrong

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.listed import Row
 from ecopipe.datasets.tree import Tree
-from ecopipe.datasets.waves import read_wav
+from ecopipe.datasets.waves import Waves, read_wav
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, nearest
 
 _FULL = {
@@ -25,6 +26,7 @@ _FULL = {
     "train-clean-360": 116_500,
     "train-other-500": 205_044,
 }
+_AGAIN = "Fetch the subset again."
 _TEXTS = ("normalized.txt", "original.txt")
 _FILE = re.compile(
     r"(?:(?P<subset>[^/]+)/)?(?P<speaker>\d+)/(?P<chapter>\d+)/(?P<key>(?P=speaker)_(?P=chapter)_\d+_\d+)"
@@ -32,7 +34,7 @@ _FILE = re.compile(
 )
 
 
-class LibriTts(Corpus):
+class LibriTts(Waves):
     """One sample per sentence, its id the key; each subset is a split.
 
     Members: ``wav``, ``normalized.txt`` and ``original.txt``, each the file as it is. Texts are counted by the
@@ -51,6 +53,7 @@ class LibriTts(Corpus):
     def __init__(self, path: str | os.PathLike[str], *, only: Sequence[str] = ()) -> None:
         if isinstance(only, str):
             raise ConfigError(f'only is a list of subsets, and {only!r} is text. Write only=("{only}",).')
+        super().__init__()
         self.only = tuple(only)
         self.tree = Tree(path, inner="LibriTTS", depth=4)
         files: dict[str, dict[str, dict[str, str]]] = {}  # subset -> key -> kind -> file
@@ -67,30 +70,23 @@ class LibriTts(Corpus):
         for chosen in self.only:
             if chosen not in files:
                 raise CorpusError(f"{self.tree.where()} holds no subset {chosen!r}. {nearest(chosen, files)}")
-        self._whole: dict[str, list[tuple[str, dict[str, str]]]] = {}
         self._partial: dict[str, list[str]] = {}
         for split in self.only or files:
-            rows = sorted(files[split].items())
-            self._whole[split] = [(key, kinds) for key, kinds in rows if len(kinds) == 3]
-            self._partial[split] = [key for key, kinds in rows if len(kinds) < 3]
+            found = files[split].items()
+            self._rows[split] = [(key, kinds["wav"], kinds) for key, kinds in found if len(kinds) == 3]
+            self._partial[split] = sorted(key for key, kinds in found if len(kinds) < 3)
+        self._finish(_AGAIN)
 
-    def close(self) -> None:
-        self.tree.close()
+    def _files_of(self, row: Row) -> Iterable[str]:
+        files: dict[str, str] = row[2]
+        return files.values()
 
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._whole))
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._whole[split])
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for key, files in self._whole[split]:
-            speaker, chapter = map(int, key.split("_")[:2])
-            members = {"wav": read_wav(self.tree, files["wav"], f"Fetch the subset {split} again.")}
-            members |= {kind: self.tree.read(files[kind]) for kind in _TEXTS}
-            yield RawSample(key, members, {"speaker": speaker, "chapter": chapter})
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, files = row
+        speaker, chapter = map(int, key.split("_")[:2])
+        members = {"wav": read_wav(self.tree, file, _AGAIN)}
+        members |= {kind: self.tree.read(files[kind]) for kind in _TEXTS}
+        return RawSample(key, members, {"speaker": speaker, "chapter": chapter})
 
     def report(self) -> list[str]:
         lines: list[str] = []

@@ -6,22 +6,23 @@ quoting.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
-from collections.abc import Iterator
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.listed import Row
 from ecopipe.datasets.tree import Tree
-from ecopipe.datasets.waves import read_wav
+from ecopipe.datasets.waves import Waves, read_wav
 from ecopipe.vocabulary.errors import CorpusError
 
 _FULL = 13_100
-_KEY = re.compile(r"[\w-]+")
+_KEY = re.compile(r"[\w-]+", re.ASCII)
 _AGAIN = "Fetch LJSpeech-1.1.tar.bz2 again."
 
 
-class LJSpeech(Corpus):
+class LJSpeech(Waves):
     """One sample per clip; upstream has no splits, so all are in train.
 
     Members: ``wav`` (the file as it is), ``normalized.txt`` (numbers and abbreviations in words) and ``original.txt``.
@@ -37,6 +38,7 @@ class LJSpeech(Corpus):
     version = "1.1"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         self.tree = Tree(path, inner="LJSpeech-1.1", depth=2)
         if "metadata.csv" not in self.tree:
             raise CorpusError(
@@ -45,35 +47,25 @@ class LJSpeech(Corpus):
             )
         texts = self._read_texts()
         self._mute = sorted(key for key in texts if f"wavs/{key}.wav" not in self.tree)
-        self._rows = [(key, *texts[key]) for key in sorted(texts.keys() - set(self._mute))]
+        there = texts.keys() - set(self._mute) | self._faults.get("train", {}).keys()
         clips = [name for name in self.tree.under("wavs/") if name.endswith(".wav")]
-        self._untold = [name for name in clips if name[5:-4] not in texts]
-        if not self._rows:
+        self._untold = [name for name in clips if name[5:-4] not in texts and name[5:-4] not in there]
+        if not there:
             raise CorpusError(
                 f"{self.tree.where('metadata.csv')} names {len(texts):,} clips, and none of them is in "
                 f"{self.tree.where('wavs')}. {_AGAIN}"
             )
+        sounds = {key: f"wavs/{key}.wav" for key in there if f"wavs/{key}.wav" in self.tree}
+        self._rows["train"] = [(key, sounds.get(key, ""), *texts.get(key, ("", ""))) for key in there]
+        self._finish(_AGAIN)
 
-    def close(self) -> None:
-        self.tree.close()
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._rows)
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for key, original, normalized in self._rows:
-            audio = read_wav(self.tree, f"wavs/{key}.wav", _AGAIN)
-            yield RawSample(
-                key, {"wav": audio, "normalized.txt": normalized.encode(), "original.txt": original.encode()}
-            )
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, original, normalized = row
+        audio = read_wav(self.tree, file, _AGAIN)
+        return RawSample(key, {"wav": audio, "normalized.txt": normalized.encode(), "original.txt": original.encode()})
 
     def report(self) -> list[str]:
-        lines = shortfall("train", len(self._rows), _FULL, "clips")
+        lines = shortfall("train", self.count("train"), _FULL, "clips")
         if self._mute:
             lines.append(f"train: {len(self._mute):,} lines of metadata.csv have no clip, such as {self._mute[0]}.")
         if self._untold:
@@ -83,20 +75,25 @@ class LJSpeech(Corpus):
     def _read_texts(self) -> dict[str, tuple[str, str]]:
         """Id -> (text, text in words)."""
         where = self.tree.where("metadata.csv")
-        try:
-            lines = self.tree.read("metadata.csv").decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{where} is not text in UTF-8 ({error}). {_AGAIN}") from error
         texts: dict[str, tuple[str, str]] = {}
+        lines = self.tree.read("metadata.csv").removeprefix(codecs.BOM_UTF8).split(b"\n")
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            parts = line.removesuffix("\r").split("|")
-            if len(parts) != 3 or not _KEY.fullmatch(parts[0]):
-                raise CorpusError(
-                    f"{where}, line {number}, is {line[:60]!r}, where ID|TEXT|NORMALIZED is wanted. {_AGAIN}"
-                )
-            if parts[0] in texts:
-                raise CorpusError(f"{where}, line {number}: the clip {parts[0]} has a line already. {_AGAIN}")
-            texts[parts[0]] = (parts[1], parts[2])
+            key, *parts = line.removesuffix(b"\r").decode("utf-8", "surrogateescape").split("|")
+            wrong, shown = "", line[:60].decode("utf-8", "replace")
+            if len(parts) != 2 or not _KEY.fullmatch(key):
+                wrong = f"{where}, line {number}, is {shown!r}, where ID|TEXT|NORMALIZED is wanted."
+            elif any(map(_has_surrogate, parts)):
+                wrong = f"{where} is not text in UTF-8: line {number} is {shown!r}."
+            elif key in texts:
+                wrong = f"{where}, line {number}: the clip {key} has a line already."
+            if wrong:
+                self._fault("train", key if _KEY.fullmatch(key) else f"metadata-line-{number}", f"{wrong} {_AGAIN}")
+            else:
+                texts[key] = (parts[0], parts[1])
         return texts
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)

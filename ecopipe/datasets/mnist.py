@@ -7,19 +7,18 @@ each of them as 4 bytes with the greatest first, then the values.
 
 from __future__ import annotations
 
-import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ecopipe.datasets.corpus import Corpus, RawSample, shortfall
+from ecopipe.datasets.corpus import RawSample, shortfall
+from ecopipe.datasets.listed import TreeCorpus
 from ecopipe.datasets.pickles import damaged
-from ecopipe.datasets.pixels import STORAGE, Storage, check_storage, encoder
+from ecopipe.datasets.pixels import STORAGE, Encode, Storage, check_storage, encoder
 from ecopipe.datasets.tree import Tree
 from ecopipe.vocabulary.errors import CorpusError
 
@@ -27,9 +26,11 @@ _FULL = {"test": 10_000, "train": 60_000}
 _PREFIX = {"test": "t10k", "train": "train"}
 _KINDS = {"images": 3, "labels": 1}  # dimensions
 _MOST_ROWS = 100_000  # a key has five digits for the row
+_MOST_BYTES = _MOST_ROWS * 28 * 28 + 17
+_GZIP = zlib.MAX_WBITS | 16
 
 
-class Mnist(Corpus):
+class Mnist(TreeCorpus):
     """One sample per image; the splits are train and test.
 
     Members: ``cls`` (the label in digits), and ``png``, or with ``storage="raw"`` ``npy`` (uint8 [1, 28, 28] in 0..255,
@@ -63,29 +64,40 @@ class Mnist(Corpus):
                 f"(t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, and so on, .gz or not). It holds: "
                 f"{self.tree.outline()}. Give the folder {self.folder}/raw, or the one that holds the idx files."
             )
-        self._counts: dict[str, int] = {}
-
-    def close(self) -> None:
-        self.tree.close()
+        self._arrays: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
+        self._encode: tuple[str, Encode] | None = None
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in _FULL if len(self._files.get(split, {})) == len(_KINDS))
 
     def count(self, split: str) -> int:
-        self._require_split(split)
-        if split not in self._counts:
-            self._counts[split] = len(self._labels(split))
-        return self._counts[split]
+        return len(self._labels(split))
 
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        extension, encode = encoder(self.storage, self.folder)
+    def key(self, split: str, place: int) -> str:
+        self._require_place(split, place)
+        return f"{split}-{place:05d}"
+
+    def sizes(self, split: str) -> npt.NDArray[np.int64]:
+        return np.full(self.count(split), 28 * 28, np.int64)
+
+    def sample(self, split: str, place: int) -> RawSample:
+        key, images = self.key(split, place), self._images(split)
+        label = int(self._labels(split)[place])
+        if label >= len(self.classes):
+            raise self._no_class(split, place, label)
+        if self._encode is None:
+            self._encode = encoder(self.storage, self.folder)
+        extension, encode = self._encode
+        return RawSample(key, {extension: encode(images[place, :, :, None]), "cls": b"%d" % label})
+
+    def check(self, split: str) -> None:
         labels = self._labels(split)
-        images = self._read(split, "images")
-        if len(images) != len(labels):
-            raise self._damaged(split, "images", f"it has {len(images):,} images, and there are {len(labels):,} labels")
-        for row, (image, label) in enumerate(zip(images[..., None], labels.tolist(), strict=True)):
-            yield RawSample(f"{split}-{row:05d}", {extension: encode(image), "cls": b"%d" % label})
+        wrong = np.flatnonzero(labels >= len(self.classes))
+        if wrong.size:
+            raise self._no_class(split, int(wrong[0]), int(labels[wrong[0]]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}, "_encode": None}
 
     def report(self) -> list[str]:
         lines: list[str] = []
@@ -102,22 +114,40 @@ class Mnist(Corpus):
         return lines
 
     def _labels(self, split: str) -> npt.NDArray[np.uint8]:
-        labels = self._read(split, "labels")
-        if len(labels) > _MOST_ROWS:
-            raise self._damaged(split, "labels", f"it has {len(labels):,} labels, more than {_MOST_ROWS:,}")
-        wrong = np.flatnonzero(labels >= len(self.classes))
-        if wrong.size:
-            found = f"the label of row {wrong[0]} is {labels[wrong[0]]}, not one of 0 to {len(self.classes) - 1}"
-            raise self._damaged(split, "labels", found)
-        return labels
+        """uint8 [N]."""
+        if (split, "labels") not in self._arrays:
+            self._require_split(split)
+            labels = self._read(split, "labels")
+            if len(labels) > _MOST_ROWS:
+                raise self._damaged(split, "labels", f"it has {len(labels):,} labels, more than {_MOST_ROWS:,}")
+            self._arrays[split, "labels"] = labels
+        return self._arrays[split, "labels"]
+
+    def _images(self, split: str) -> npt.NDArray[np.uint8]:
+        """uint8 [N, 28, 28]."""
+        if (split, "images") not in self._arrays:
+            images, labels = self._read(split, "images"), self._labels(split)
+            if len(images) != len(labels):
+                found = f"it has {len(images):,} images, and there are {len(labels):,} labels"
+                raise self._damaged(split, "images", found)
+            self._arrays[split, "images"] = images
+        return self._arrays[split, "images"]
+
+    def _no_class(self, split: str, row: int, label: int) -> CorpusError:
+        return self._damaged(
+            split, "labels", f"the label of row {row} is {label}, not one of 0 to {len(self.classes) - 1}"
+        )
 
     def _read(self, split: str, kind: str) -> npt.NDArray[np.uint8]:
         """uint8 [N] or [N, 28, 28]."""
         payload = self.tree.read(self._files[split][kind])
         if payload[:2] == b"\x1f\x8b":
             try:
-                payload = gzip.decompress(payload)
-            except (OSError, EOFError, zlib.error) as error:
+                unpacker = zlib.decompressobj(_GZIP)
+                payload = unpacker.decompress(payload, _MOST_BYTES)
+                if not unpacker.eof:
+                    raise zlib.error(f"it is cut off, or holds more than {_MOST_BYTES:,} bytes")
+            except zlib.error as error:
                 raise self._damaged(split, kind, f"its gzip cannot be decompressed ({error})") from error
         dimensions = _KINDS[kind]
         magic = bytes([0, 0, 8, dimensions])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def read_dict(tree: Tree, file: str, again: str) -> dict[str, Any]:
     """
     payload = tree.read(file)
     try:
+        _check_memo(payload)
         fields = _ArraysOnly(io.BytesIO(payload), encoding="bytes").load()
     except _Forbidden as error:
         raise CorpusError(
@@ -36,6 +38,8 @@ def read_dict(tree: Tree, file: str, again: str) -> dict[str, Any]:
         raise damaged(tree, file, f"its {len(payload):,} bytes are no whole pickle ({reason})", again) from error
     if not isinstance(fields, dict):
         raise damaged(tree, file, f"it holds a {type(fields).__name__}, not a dict", again)
+    if not all(isinstance(name, (bytes, str)) for name in fields):
+        raise damaged(tree, file, "a key of its dict is no text", again)
     return {as_text(name): value for name, value in fields.items()}
 
 
@@ -66,14 +70,34 @@ def _dtype(spec: Any, *_: Any) -> np.dtype[Any]:
     return dtype
 
 
+def _check_memo(payload: bytes) -> None:
+    """Refuses a pickle that gives an object an absurd number: the unpickler makes a table of that length."""
+    for opcode, number, _ in pickletools.genops(payload):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and number is not None and number > len(payload):
+            raise pickle.UnpicklingError(f"an object of it has the number {number:,}")
+
+
+class _ArrayType:
+    """Stands for ``numpy.ndarray`` in a pickle, where it may be named, and not be called."""
+
+    def __init__(self, *_: object) -> None:
+        raise pickle.UnpicklingError("an array without its values is not allowed")
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> Any:
+    """An empty array, which its state fills; one of another shape would take memory that no bytes stand for."""
+    if kind is not _ArrayType or shape != (0,):
+        raise pickle.UnpicklingError("an array without its values is not allowed")
+    return np.empty(0, np.uint8)
+
+
 # How numpy makes an array from a pickle, asked of numpy because the names differ between its versions.
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 _FROM_BUFFER: Any = np.empty(1).__reduce_ex__(5)[0]
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
 }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-from ecopipe.datasets.corpus import Corpus, RawSample
+from ecopipe.datasets.corpus import RawSample
+from ecopipe.datasets.listed import Row
 from ecopipe.datasets.tree import Tree
-from ecopipe.datasets.waves import read_wav
+from ecopipe.datasets.waves import Waves, read_wav
 from ecopipe.vocabulary.errors import CorpusError
 
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
@@ -22,7 +23,7 @@ _FILE = re.compile(r"([^/]+)/(\w+)_nohash_(\d+)\.wav")
 _AGAIN = "Fetch the archive (speech_commands_v0.02.tar.gz) again."
 
 
-class SpeechCommands(Corpus):
+class SpeechCommands(Waves):
     """One sample per recording; the splits are train, validation, test and, apart, background.
 
     Members: ``wav`` (the file as it is) and ``cls`` (the place of the word in the sorted words; not in background).
@@ -38,6 +39,7 @@ class SpeechCommands(Corpus):
     licence = "CC BY 4.0; cite Warden, arXiv:1804.03209, 2018"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         names = [f"speech_commands_v0.0{number}" for number in (2, 1)]
         self.tree = Tree(path, inner=[*(f"SpeechCommands/{name}" for name in names), *names], depth=2)
         files = {name: match for name in self.tree.names if (match := _FILE.fullmatch(name)) and match[1] != _NOISE}
@@ -49,36 +51,24 @@ class SpeechCommands(Corpus):
         self.classes = tuple(sorted({match[1] for match in files.values()}))
         listed = {split: self._read_list(file) for split, file in _LISTS.items()}
         self._absent = {split: sorted(names - files.keys()) for split, names in listed.items()}
-        self._rows: dict[str, list[str]] = {}
-        for name in sorted(files):
+        for name, match in files.items():
             split = next((split for split, names in listed.items() if name in names), "train")
-            self._rows.setdefault(split, []).append(name)
-        if noises := [name for name in self.tree.under(f"{_NOISE}/") if name.endswith(".wav")]:
-            self._rows["background"] = noises
-        for names_of in self._rows.values():
-            names_of.sort(key=_key)
+            row = (_key(name), name, match[1], match[2], int(match[3]))
+            self._rows.setdefault(split, []).append(row)
+        noises = [name for name in self.tree.under(f"{_NOISE}/") if name.endswith(".wav")]
+        if noises:
+            self._rows["background"] = [(_key(name), name, None, None, None) for name in noises]
+        self._finish(_AGAIN)
+        self._numbers = {word: b"%d" % number for number, word in enumerate(self.classes)}
         version = re.search(r"v(0\.0\d)", self.tree.where())
         self.version = version[1] if version else ""
 
-    def close(self) -> None:
-        self.tree.close()
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(sorted(self._rows))
-
-    def count(self, split: str) -> int:
-        self._require_split(split)
-        return len(self._rows[split])
-
-    def samples(self, split: str) -> Iterator[RawSample]:
-        self._require_split(split)
-        for name in self._rows[split]:
-            members = {"wav": read_wav(self.tree, name, _AGAIN)}
-            extras: dict[str, int | float | str | None] = dict.fromkeys(self.columns)
-            if split != "background" and (match := _FILE.fullmatch(name)):
-                members["cls"] = b"%d" % self.classes.index(match[1])
-                extras = {"class_name": match[1], "speaker": match[2], "take": int(match[3])}
-            yield RawSample(_key(name), members, extras)
+    def _make(self, split: str, row: Row) -> RawSample:
+        key, file, word, speaker, take = row
+        members = {"wav": read_wav(self.tree, file, _AGAIN)}
+        if word is not None:
+            members["cls"] = self._numbers[word]
+        return RawSample(key, members, {"class_name": word, "speaker": speaker, "take": take})
 
     def report(self) -> list[str]:
         lines: list[str] = []

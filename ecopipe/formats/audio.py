@@ -27,6 +27,9 @@ __all__ = ["AUDIO_EXTENSIONS", "INT16_SCALE", "AudioInfo", "check", "decode", "p
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "oga", "opus", "mp3", "sph", "aiff", "aif", "au", "caf", "w64")
 """Extensions of members that :func:`decode` reads, without the dot."""
 
+MAX_VALUES = 1 << 31
+"""Frames times channels that are decoded at once at most: 37 hours of mono at 16 kHz. A header may say any number."""
+
 INT16_SCALE = 1 / 32768
 """int16 * INT16_SCALE is float32 in [-1, 1), exactly."""
 
@@ -104,23 +107,34 @@ def decode(
     if data[:4] == b"fLaC":
         info = flac.probe(data)
         flac.check_end(data, info)
-        end = end_of_piece(info, start, frames)
+        end = _end_of(info, start, frames, kind)
         audio = flac.read(data, info, start, end, md5=md5)
     elif data[:4] in wav.MARKS:
         layout = wav.probe(data)
         wav.check_end(data, layout)
         info = layout.info
-        end = end_of_piece(info, start, frames)
+        end = _end_of(info, start, frames, kind)
         read16 = layout.pcm16
         audio = wav.read16(data, layout, start, end) if read16 else libsndfile.read(data, kind, info, start, end)
     else:
         containers.check_end(data, kind)
         data, info = _open(data, kind)
-        end = end_of_piece(info, start, frames)
+        end = _end_of(info, start, frames, kind, sought=False)
         audio = libsndfile.read(data, kind, info, start, end)
     if len(audio) != end - start:
         raise cut_short(kind, info.frames, start + len(audio))
     return audio, info.rate_hz
+
+
+def _end_of(info: AudioInfo, start: int, frames: int | None, kind: str, *, sought: bool = True) -> int:
+    """:func:`end_of_piece`, of a piece that may be decoded: from its beginning, or unless ``sought``, the file's."""
+    end = end_of_piece(info, start, frames)
+    if (end - start if sought else end) * info.channels > MAX_VALUES:
+        raise ValueError(
+            f"refused {kind}: by its header {end:,} frames of {info.channels} channels are to be decoded, and at most "
+            f"{MAX_VALUES:,} values are at once; read it in pieces, with offset_s and duration_s"
+        )
+    return end
 
 
 def _open(data: bytes, kind: str) -> tuple[bytes, AudioInfo]:

@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ecopipe.formats import arrays
 from ecopipe.vocabulary.errors import MissingDependency
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "npy")
 """Extensions of members that :func:`decode` reads, without the dot."""
+
+MAX_PIXELS = 178_956_970
+"""Pixels of a PNG or JPEG at most: what Pillow decodes. A file of a few bytes may say that it has any number."""
 
 _DIRECT = {"L", "RGB"}
 _SHAPES = "[H, W], [H, W, C] or [C, H, W]"
@@ -38,6 +42,8 @@ def probe(data: bytes, kind: str) -> tuple[int, int]:
         shape = npy_shape(data)
         if len(shape) not in (2, 3):
             raise ValueError(f"not an image: an npy of shape {list(shape)}; {_SHAPES} wanted")
+        if max(shape) >= 1 << 31:
+            raise ValueError(f"not an image: an npy of shape {list(shape)}; sizes below 2,147,483,648 wanted")
         return (shape[1], shape[2]) if _is_planar(shape) else (shape[0], shape[1])
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
         width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
@@ -45,6 +51,7 @@ def probe(data: bytes, kind: str) -> tuple[int, int]:
         width, height = _open(data, kind).size
     if width < 1 or height < 1:
         raise ValueError(f"damaged {kind}: the header says {width} x {height} pixels")
+    _check_size(width, height, kind)
     return height, width
 
 
@@ -65,7 +72,7 @@ def decode(data: bytes, kind: str) -> npt.NDArray[np.uint8]:
     image = _open(data, kind)
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # of damaged bytes Pillow raises whatever its decoder stumbles over
         raise ValueError(f"damaged {kind}: {error}") from error
     if image.mode in _CONVERTED:
         image = image.convert(_CONVERTED[image.mode])
@@ -102,7 +109,7 @@ def npy_shape(data: bytes) -> tuple[int, ...]:
     Raises:
         ValueError: The header is damaged.
     """
-    return _npy_header(data)[0]
+    return arrays.header(data).shape
 
 
 def _open(data: bytes, kind: str) -> Any:
@@ -110,36 +117,31 @@ def _open(data: bytes, kind: str) -> Any:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise MissingDependency("PNG and JPEG need Pillow. Install it: pip install pillow") from error
+    if data[:8] == _PNG_BEGINS[:8] and len(data) >= 24:  # before Pillow, which warns of half as many
+        _check_size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), kind)
     formats = ["PNG"] if kind == "png" else ["JPEG"] if kind in ("jpg", "jpeg") else None
     try:
-        return Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         begins = f"begins with {data[:4]!r}" if data else "is empty"
         raise ValueError(f"not readable as {kind}: it {begins}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of damaged bytes Pillow raises whatever its parser stumbles over
         raise ValueError(f"damaged {kind}: {error}") from error
+    _check_size(*image.size, kind)
+    return image
 
 
-def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether the first dimension is the fastest, dtype, and the bytes of the header."""
-    end = 10 + int.from_bytes(data[8:10], "little") if data[6:8] == b"\x01\x00" else len(data)
-    try:
-        return _parsed_npy_header(bytes(data[:end]))
-    except ValueError as error:
-        raise ValueError(f"damaged npy: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)  # those of a corpus are few, and take numpy 100 us each
-def _parsed_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    stream = io.BytesIO(header)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return *read(stream), stream.tell()
+def _check_size(width: int, height: int, kind: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"refused {kind}: its header says {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are decoded; "
+            "make it smaller, or cut it into tiles"
+        )
 
 
 def _pixel_header(data: bytes) -> tuple[tuple[int, ...], bool, int]:
     """Shape, whether the first dimension is the fastest, and the bytes of the header."""
-    shape, fortran, dtype, begin = _npy_header(data)
+    shape, fortran, dtype, begin = arrays.header(data)
     if len(shape) not in (2, 3) or dtype != np.uint8:
         raise ValueError(f"not an image: an npy of {dtype} {list(shape)}; uint8 {_SHAPES} wanted")
     return shape, fortran, begin
@@ -183,7 +185,8 @@ def _decode_plain_png(data: bytes) -> npt.NDArray[np.uint8] | None:
     """The pixels of a plain PNG; None if Pillow has to look at it, or if there is no faster decoder."""
     channels = _PLAIN.get(data[24:29])
     load = _fast_png() if channels is not None else None
-    if channels is None or load is None or not _is_whole_png(data):
+    pixels_said = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    if channels is None or load is None or pixels_said > MAX_PIXELS or not _is_whole_png(data):
         return None
     try:
         pixels: npt.NDArray[np.uint8] = load(data)

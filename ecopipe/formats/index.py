@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecopipe.formats import index_checks
 from ecopipe.formats.measures import MEASURES
 from ecopipe.formats.tar import Member
 from ecopipe.vocabulary import errors
@@ -105,6 +106,17 @@ def digest_rows(rows: Iterable[Row]) -> str:
     return state.hexdigest()
 
 
+def _members_array(rows: Sequence[Row]) -> pa.Array:
+    """The members of rows, built by column: a dict a member would take most of the time of writing an index."""
+    flat = [member for row in rows for member in row.members]
+    offsets = np.cumsum([0, *(len(row.members) for row in rows)], dtype=np.int32)
+    fields = [
+        pa.array([getattr(member, field.name) for member in flat], field.type)
+        for field in (_MEMBER.field(number) for number in range(_MEMBER.num_fields))
+    ]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(fields, fields=list(_MEMBER)))
+
+
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
@@ -142,10 +154,10 @@ class IndexWriter:
                 raise errors.IndexFileError(
                     f"{name}: sample {row.key!r} has measures {sorted(unknown)} that no column holds."
                 )
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, Any] = {
             "key": [row.key for row in rows],
             "shard": [name] * len(rows),
-            "members": [[asdict(member) for member in row.members] for row in rows],
+            "members": _members_array(rows),
         }
         for column in names:
             columns[column] = [row.measures.get(column) for row in rows]
@@ -210,41 +222,60 @@ class IndexFile:
         self._recent: dict[tuple[int, tuple[str, ...] | None], pa.RecordBatch] = {}
         try:
             self._file = pa.OSFile(path) if file is None else pa.PythonFile(file, "r")
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        try:
             reader = self._reader(None)
             last = reader.num_record_batches - 1
             meta = reader.get_batch_with_custom_metadata(last)[1] if last >= 0 else None
-        except (pa.ArrowException, OSError) as error:
-            raise errors.IndexFileError(
-                f"{path}: is no readable Arrow file ({error}). Delete it and run 'ecopipe index' on the tars."
-            ) from error
+        except Exception as error:  # Arrow takes damaged flatbuffers for whatever they look like
+            raise self._unreadable(error) from error
         if meta is None or b"ecopipe" not in meta:
             raise errors.IndexFileError(
-                f"{path}: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars."
+                f"{self.path}: was not written by ecopipe. Move it away and run 'ecopipe index' on the tars."
             )
-        described = json.loads(meta[b"ecopipe"])
-        if described["version"] != VERSION:
-            raise errors.IndexFileError(
-                f"{path}: has version {described['version']}, this ecopipe reads {VERSION}. Delete it and run 'ecopipe "
-                "index' on the tars."
-            )
-        self.shards = ShardList(
-            pa.ipc.open_stream(
-                base64.b64decode(described["shards"]), options=pa.ipc.IpcReadOptions(use_threads=False)
-            ).read_all()
-        )
-        self.extensions = set(described["extensions"])
-        self.filled = set(described["filled"])
+        try:
+            if (version := index_checks.version_of(meta[b"ecopipe"])) != VERSION:
+                raise errors.IndexFileError(
+                    f"{self.path}: has version {str(version)[:20]}, this ecopipe reads {VERSION}. Delete it and run "
+                    "'ecopipe index' on the tars."
+                )
+            found = index_checks.described(meta[b"ecopipe"], _SHARD)
+            index_checks.check_schema(reader.schema, schema_for({}), len(_FIXED))
+        except errors.IndexFileError:
+            raise
+        except Exception as error:
+            raise self._damaged(error) from error
+        self.shards, self.extensions, self.made_by = ShardList(found.shards), found.extensions, found.made_by
+        self.filled = found.filled
         """Columns that hold at least one value."""
-        self.made_by = str(described["made_by"])
         self.schema = reader.schema
-        self._rows = self.shards.table["rows"].to_numpy()
-        batches = np.array([_batches_of(rows) for rows in self._rows.tolist()], dtype=np.int64)
-        self._first_batch = np.cumsum(batches) - batches
-        if (listed := int(batches.sum())) != last:
+        self._rows = found.shards["rows"].to_numpy()
+        batches = [_batches_of(rows) for rows in self._rows.tolist()]
+        if (listed := sum(batches)) != last:
             raise errors.IndexFileError(
-                f"{path}: lists {int(self._rows.sum()):,} rows, which are {listed:,} batches, and holds {last:,}. "
-                "Delete it and run 'ecopipe index' on the tars."
+                f"{self.path}: lists {sum(self._rows.tolist()):,} rows, which are {listed:,} batches, and holds "
+                f"{last:,}. Delete it and run 'ecopipe index' on the tars."
             )
+        self._first_batch = np.cumsum([0, *batches], dtype=np.int64)[:-1]
+
+    def _unreadable(self, error: Exception) -> errors.IndexFileError:
+        return errors.IndexFileError(
+            f"{self.path}: is no readable Arrow file ({_shortly(error)}). Delete it and run 'ecopipe index' on the "
+            "tars."
+        )
+
+    def _damaged(self, error: Exception) -> errors.IndexFileError:
+        return errors.IndexFileError(
+            f"{self.path}: is damaged ({_shortly(error)}). Delete it and run 'ecopipe index' on the tars."
+        )
 
     @property
     def extras(self) -> dict[str, str]:
@@ -261,7 +292,7 @@ class IndexFile:
             # the last part that begins at or before a row: rows * part // parts <= row
             for part in range(((start + 1) * parts - 1) // rows, (stop * parts - 1) // rows + 1):
                 low, high = rows * part // parts, rows * (part + 1) // parts
-                batch = self._read_batch(first + part, high - low, columns)
+                batch = self._read_batch(first + part, shard, high - low, columns)
                 found.append(batch.slice(max(start - low, 0), min(stop, high) - max(start, low)))
         return pa.Table.from_batches(found) if found else self.schema.empty_table()
 
@@ -273,7 +304,7 @@ class IndexFile:
             self._readers[columns] = pa.ipc.open_file(self._file, options=options)
         return self._readers[columns]
 
-    def _read_batch(self, number: int, rows: int, columns: tuple[str, ...] | None) -> pa.RecordBatch:
+    def _read_batch(self, number: int, shard: int, rows: int, columns: tuple[str, ...] | None) -> pa.RecordBatch:
         found = self._recent.pop((number, columns), None)
         if found is None:
             try:
@@ -281,11 +312,10 @@ class IndexFile:
                 found.validate(full=True)
                 if len(found) != rows:
                     raise pa.ArrowInvalid(f"batch {number} holds {len(found):,} rows and should hold {rows:,}")
-            except (pa.ArrowException, OSError) as error:
-                reason = " ".join(str(error).split())
-                raise errors.IndexFileError(
-                    f"{self.path}: is damaged ({reason}). Delete it and run 'ecopipe index' on the tars."
-                ) from error
+                info = self.shards[shard]
+                index_checks.check_rows(found, info.name, info.size)
+            except Exception as error:
+                raise self._damaged(error) from error
             if len(self._recent) >= RECENT_BATCHES:
                 self._recent.pop(next(iter(self._recent)))
         self._recent[number, columns] = found  # the last is the most recent
@@ -294,3 +324,8 @@ class IndexFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _shortly(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -36,12 +36,12 @@ def format_of(data: bytes, kind: str) -> str:
 
 
 def _info(data: bytes, kind: str) -> Any:
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     try:
         return soundfile.info(io.BytesIO(data))
     except (soundfile.SoundFileError, RuntimeError) as error:
         begins = f"begins with {data[:4]!r}" if data else "is empty"
-        raise ValueError(f"not readable as {kind}: it {begins}; libsndfile: {_reason(error)}") from error
+        raise ValueError(f"not readable as {kind}: it {begins}; libsndfile: {reason_of(error)}") from error
 
 
 def read(data: bytes, kind: str, info: AudioInfo, start: int, end: int, dtype: str = "float32") -> Any:
@@ -53,7 +53,7 @@ def read(data: bytes, kind: str, info: AudioInfo, start: int, end: int, dtype: s
     Raises:
         ValueError: The file is damaged, is not what ``info`` says, or holds a number that is not finite.
     """
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if (file.samplerate, file.channels) != (info.rate_hz, info.channels):
@@ -66,7 +66,7 @@ def read(data: bytes, kind: str, info: AudioInfo, start: int, end: int, dtype: s
             audio = file.read(end - begin, dtype=dtype, always_2d=True)
             whole_numbers = file.subtype.startswith("PCM")
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"damaged {kind}: libsndfile: {_reason(error)}") from error
+        raise ValueError(f"damaged {kind}: libsndfile: {reason_of(error)}") from error
     if begin < start:
         audio = audio[start:].copy()  # not a view, which would keep what came before it in memory
     if not whole_numbers and not np.isfinite(audio).all():
@@ -82,7 +82,12 @@ def _shown(number: Any) -> str:
     return "NaN" if np.isnan(number) else "Inf" if number > 0 else "-Inf"
 
 
-def _soundfile() -> Any:
+def soundfile_module() -> Any:
+    """The package soundfile.
+
+    Raises:
+        MissingDependency: It is not installed.
+    """
     try:
         import soundfile
     except ImportError as error:
@@ -90,7 +95,7 @@ def _soundfile() -> Any:
     return soundfile
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The library's own words, less the address of the object that it read from."""
     text = str(getattr(error, "error_string", "") or error)
     return text.rstrip(".: ") or "no reason given"

@@ -2,18 +2,20 @@
 
 A line is a token and D numbers with a space before each; fastText puts a line with the count of vectors and D before
 them. Lines are read one by one and as bytes: GloVe's files hold tokens with spaces in them (``. . .``), and with
-characters that ``str.splitlines`` takes for the end of a line.
+characters that ``str.splitlines`` takes for the end of a line. A token ends where the spaces or tabs before its numbers
+begin; those at the end of a line, its ``\\r``, and a byte order mark before the first line are no part of anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import math
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, get_args
 
@@ -32,6 +34,7 @@ LONGEST_LINE = 1 << 20
 """Bytes. A longer line is a file of another kind."""
 
 _LINES_PER_REPORT = 4096
+_SPACE = ord(" ")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def load_vectors(
         zeros: Tokens whose row is zero whatever the file holds, such as that for padding.
         case_fallback: A token that is not in the file takes the vector of its lower case.
         duplicates: A token of ``tokens`` that the file holds twice is an error, or the first or last one counts.
-        dim: D. None takes it from the first line.
+        dim: D. None takes it from the first line, and then a line of more than D numbers is an error; give D if there
+            are tokens of several words of which the last is a number.
         member: Which file of a ``.zip`` that holds several, such as ``"glove.6B.100d.txt"``.
         progress: Called with the number of bytes of the file (as it lies on disk) done since the last call.
 
@@ -99,10 +103,9 @@ def load_vectors(
     taken = np.zeros(len(tokens), dtype=np.int8)  # 1: by its lower case, 2: itself
     seen: dict[bytes, int] = {}
     with _opened(Path(path), member, progress) as (name, lines):
-        for number, line, width in _vectors(name, lines, dim):
+        for number, token, line, width in _vectors(name, lines, dim):
             if matrix is None:
                 matrix = np.zeros((len(tokens), width), dtype=np.float32)
-            token = line[: line.index(b" ")] if line.count(b" ") == width else line.rsplit(b" ", width)[0]
             if token not in exact and token not in lower:
                 continue
             if (before := seen.setdefault(token, number)) != number:
@@ -143,48 +146,72 @@ def _places(
     return exact, lower
 
 
-def _vectors(name: str, lines: Iterator[bytes], dim: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """(line number, line without its end, D) of every vector; the header, if there is one, is held against them."""
+def _vectors(name: str, lines: Iterator[bytes], dim: int | None) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """(line number, token, line without its end, D) of every vector; the header, if any, is held against them."""
     promised, width, count, number = None, 0, 0, 0
     for number, raw in enumerate(lines, 1):
-        line = raw.rstrip(b" \r\n")
+        line = raw.rstrip()
         if number == 1:
+            if line.startswith(BOM_UTF8) and not line.startswith(BOM_UTF8 + b" "):  # else it is the token
+                line = line[len(BOM_UTF8) :]
             promised, width = _header(name, line, dim)
             if promised is not None:
                 continue
-        if line.count(b" ") < width:
-            raise _damaged(name, number, f"it holds {line.count(b' ')} numbers, and the first line {width}")
         count += 1
-        yield number, line, width
+        end = line.find(b" ")
+        plain = end > 0 and line.count(b" ") == width and line[end + 1] != _SPACE and b"\t" not in line
+        yield number, line[:end] if plain else _token(name, number, line, width, dim), line, width
     if promised not in (None, count):
         raise _damaged(name, number, f"the file ends there with {count} vectors, and its header says {promised}")
 
 
+def _token(name: str, number: int, line: bytes, width: int, dim: int | None) -> bytes:
+    """The token of a line that is not just D + 1 parts with one space between them."""
+    words, bare = line.split(), _is_bare(line)
+    if (count := len(words) - (not bare)) < width:
+        raise _damaged(name, number, f"it holds {max(count, 0)} numbers, and the first line {width}")
+    if dim is None and len(words) > width + 1 and _is_number(words[-width - 1]):
+        count = width + sum(1 for _ in takewhile(_is_number, reversed(words[1:-width])))
+        found = f"it holds {count} numbers, and the first line {width}"
+        raise _damaged(name, number, found, f"dim={width} if some of them are of the token, else fetch the file again")
+    parts = line.rsplit(None, width)
+    return parts[0] if len(parts) > width else b""
+
+
+def _is_bare(line: bytes) -> bool:
+    """Whether the token of a line is empty: it begins with a space and then a number."""
+    return line[:1].isspace() and _is_number(line.split(None, 1)[0])
+
+
 def _header(name: str, line: bytes, dim: int | None) -> tuple[int | None, int]:
     """The count of vectors if the first line is a header, and D."""
-    parts = line.split(b" ")
+    if b"\r" in line:
+        raise _damaged(name, 1, "its lines end with a lone '\\r'", "a file whose lines end with '\\n'")
+    parts = line.split()
     if len(parts) == 2 and all(part.isdigit() for part in parts):
         count, width = map(int, parts)
         if width < 1 or dim not in (None, width):
             raise _damaged(name, 1, f"its header says {width} numbers a vector" + (f", and dim {dim}" if dim else ""))
         return count, width
-    width = len(parts) - 1
-    while width and not _is_number(parts[-width]):  # a token with spaces in it
+    width = len(parts) - (not _is_bare(line))
+    while width > 0 and not _is_number(parts[-width]):  # a token with spaces in it
         width -= 1
-    if not width:
+    if width < 1:
         raise _damaged(name, 1, "it holds no numbers")
+    _numbers(name, 1, line, dim or width)
     return None, dim or width
 
 
 def _is_number(text: bytes) -> bool:
     try:
-        return math.isfinite(float(text))
+        float(text)
     except ValueError:
         return False
+    return True
 
 
 def _numbers(name: str, number: int, line: bytes, width: int) -> npt.NDArray[np.float32]:
-    parts = line.split(b" ")[-width:]
+    parts = line.split()[-width:]
     try:
         with np.errstate(over="ignore"):
             vector = np.array([float(part) for part in parts], dtype=np.float32)

@@ -240,7 +240,7 @@ class Vocab:
         try:
             content = json.loads(text)
             version, tokens, default = content["version"], content["tokens"], content["default_index"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"Vocab: is no vocabulary ({error!r}). Make one with 'ecopipe vocab'.") from error
         if not isinstance(tokens, list):
             raise ConfigError("Vocab: tokens must be a list. Make the file with 'ecopipe vocab'.")

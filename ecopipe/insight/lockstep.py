@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from ecopipe.insight.attempts import Attempt, Entry, Segment
 from ecopipe.insight.findings import Findings, Kind
+from ecopipe.plan.parts import START, STOP
 from ecopipe.plan.sequence import Planned
 from ecopipe.run.ledger import content
 from ecopipe.run.ranks import Tail
@@ -309,11 +310,15 @@ class Lockstep:
         return sum((Counter(wanted) & Counter(found)).values()) - damaged
 
 
-def _named(rows: Mapping[str, pa.Array]) -> list[tuple[str | None, str, str]]:
-    """The samples of a batch by source, shard and key."""
-    return list(zip(*(rows[name].to_pylist() for name in ("source", "shard", "key")), strict=True))
+_Named = tuple[str | None, str, str, int | None, int | None]
 
 
-def _told(name: tuple[str | None, str, str]) -> str:
-    source, shard, key = name
-    return f"sample {key!r} of {shard}" + (f" in {source}" if source else "")
+def _named(rows: Mapping[str, pa.Array]) -> list[_Named]:
+    """The samples of a batch by source, shard, key and part."""
+    return list(zip(*(rows[name].to_pylist() for name in ("source", "shard", "key", START, STOP)), strict=True))
+
+
+def _told(name: _Named) -> str:
+    source, shard, key, start, stop = name
+    part = "" if start is None else f"[{start}:{stop}] of "
+    return f"{part}sample {key!r} of {shard}" + (f" in {source}" if source else "")

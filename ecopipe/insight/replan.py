@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ecopipe.pipeline import toml  # noqa: F401 - fills the registry
-from ecopipe.pipeline.plan import Plan
+from ecopipe.pipeline.plan import Plan, index_columns
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import Planned, sequence
@@ -41,8 +41,8 @@ class Replanned:
         return Plan(self.source, self.stages, self.batching, shards, seed, epoch)
 
     def _reading(self, shards: Opened) -> Callable[..., pa.Table]:
-        needs = {need for stage in (*self.stages, self.batching) for need in stage.needs()}
-        wanted = (*_COLUMNS, *sorted(needs - set(_COLUMNS)))
+        needs = index_columns((*self.stages, self.batching))
+        wanted = (*_COLUMNS, *(name for name in needs if name not in _COLUMNS))
 
         def read(slices: list[Slice], _columns: tuple[str, ...] | None = None) -> pa.Table:
             return shards.read(slices, wanted)

@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.spectral import LogMel
 from ecopipe.vocabulary.sample import Batch
 
 
 @dataclass
 class StreamSummary:
-    """Counts and times of a stream, from its construction on."""
+    """Counts and times of a stream, from its construction on.
 
+    ``filled_to_s`` is what a stage fills the audio of every sample up to, in seconds, 0 if none does. The lengths of
+    its features count that as true; how much of it is, is known from the index.
+    """
+
+    filled_to_s: float = 0.0
     samples: int = 0
     batches: int = 0
     repeated_batches: int = 0
@@ -28,6 +35,12 @@ class StreamSummary:
     wall_s: float = 0.0
     shapes: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> StreamSummary:
+        """The summary of a stream of a pipeline, which begins now."""
+        filled = (stage.pad_audio_to_s for stage in pipeline.device_stages if isinstance(stage, LogMel))
+        return cls(max(filled, default=0.0))
 
     def add(self, batch: Batch) -> None:
         """Takes in a batch that has just been received."""
@@ -50,12 +63,19 @@ class StreamSummary:
         lengths = batch.get("lengths")
         if isinstance(lengths, torch.Tensor) and len(lengths):
             total = int(lengths.sum())
-            self.true_length += total
+            self.true_length += self._true_of(total, batch)
             shapes = [batch[name].shape for name in ("features", "tokens", "audio") if name in batch]
             padded = "offsets" not in batch and bool(shapes) and len(shapes[0]) > 1
             self.padded_length += shapes[0][0] * shapes[0][1] if padded else total
             if "tokens" in batch:
                 self.tokens += total
+
+    def _true_of(self, total: int, batch: Batch) -> int:
+        """How much of the lengths of a batch is of its samples, and not what a stage filled them up with."""
+        seconds = batch.place.duration_s if batch.place is not None else 0.0
+        if not seconds or not self.filled_to_s or "features" not in batch:
+            return total
+        return round(total * min(seconds / (len(batch.sample_keys) * self.filled_to_s), 1.0))
 
     def finish(self) -> None:
         """Ends the clock."""

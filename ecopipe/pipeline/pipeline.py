@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ecopipe.datasets.shards import Progress, silent
 from ecopipe.pipeline.bad_samples import BadSamples, Policy
 from ecopipe.pipeline.identity import describe
-from ecopipe.pipeline.plan import Plan
+from ecopipe.pipeline.plan import Plan, index_columns
 from ecopipe.pipeline.statistics import check_statistics
 from ecopipe.plan.mixed import Opened
+from ecopipe.stages.bptt import BPTT
 from ecopipe.stages.plan import Take, Where
 from ecopipe.stages.source import Items, Mix, Source, TarShards
 from ecopipe.stages.stage import (
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from ecopipe.run.loader import Loader
 
 _PHASES: list[tuple[type[Stage], str]] = [
-    (PlanStage, "plan stages (Where, Take, Shuffle)"),
-    (BatchingStage, "one batching stage (Bucket, Batch or Pack)"),
+    (PlanStage, "plan stages (Where, Take, Shuffle, Segment)"),
+    (BatchingStage, "one batching stage (Bucket, Batch, Pack or BPTT)"),
     (SampleStage, "sample stages (DecodeAudio, Tokenize..., Map)"),
-    (CollateStage, "one Collate, CollatePacked or CollateStream"),
+    (CollateStage, "one Collate, CollatePacked, CollateBPTT or CollateStream"),
     (DeviceStage, "device stages (LogMel, SpecAugment, OnDevice)"),
 ]
 _ORDER = "; then ".join(title for _, title in _PHASES)
@@ -76,6 +77,7 @@ class Pipeline:
                 )
         self._check_names()
         self._check_order()
+        self._check_parts()
         self._check_batch_fields()
 
     def __or__(self, stage: Stage) -> Pipeline:
@@ -179,6 +181,42 @@ class Pipeline:
         if takes and wheres and max(takes) > min(wheres):
             raise ConfigError("Pipeline: Take counts samples before any is left out: put it before Where.")
 
+    def _check_parts(self) -> None:
+        """Refuses parts of samples that nothing cuts out, and those whose number the other plan stages cannot know."""
+        makers = [stage for stage in [*self.plan_stages, self.batching] if stage.parts_in()]
+        if not makers:
+            return
+        first, *others = makers
+        if others:
+            raise ConfigError(
+                f"Pipeline: {others[0].label} cannot divide what {first.label} has divided into parts. Leave out one."
+            )
+        unit = first.parts_in()
+        if not any(stage.parts_in() == unit for stage in [*self.sample_stages, self.collate]):
+            cutter = {"frames": "DecodeAudio", "tokens": "CollatePacked or CollateBPTT"}[unit]
+            raise ConfigError(
+                f"Pipeline: {first.label} plans parts counted in {unit}, and no stage cuts them out: each would be the "
+                f"whole sample. Put {cutter} behind it."
+            )
+        after = self.stages[self.stages.index(first) + 1 :]
+        if take := next((stage for stage in after if isinstance(stage, Take)), None):
+            raise ConfigError(f"Pipeline: {take.label} counts whole samples: put it before {first.label}.")
+        if getattr(self.batching, "drop_last", False):
+            raise ConfigError(
+                f"Pipeline: {self.batching.label} drops short batches, and after {first.label} every block ends with "
+                "one: parts would be lost all along. Leave drop_last out."
+            )
+        if isinstance(first, BPTT) and self.bad_samples.policy == "substitute":
+            raise ConfigError(
+                f"Pipeline: {first.label} gives each token its place, where no other sample can stand in. Use "
+                "bad_samples='skip', which leaves the places of a bad one empty."
+            )
+
+    @property
+    def parts_in(self) -> str:
+        """What the parts of samples are counted in that rows stand for; empty where they stand for whole samples."""
+        return next((unit for stage in [*self.plan_stages, self.batching] if (unit := stage.parts_in())), "")
+
     def _check_batch_fields(self) -> None:
         collate = next(stage for stage in self.stages if isinstance(stage, CollateStage))
         have = {"keys", *collate.gives()}
@@ -195,9 +233,11 @@ class Pipeline:
         for name, part in shards.parts.items():
             where = f" of {name}" if name else ""
             named = {"source"} if name else set()
+            planned: set[str] = set()
             for plan_stage in [*self.plan_stages, self.batching]:
-                self._pass(plan_stage, part.columns | named, f"the index{where}")
-            have = part.fields | named
+                self._pass(plan_stage, part.columns | named | planned, f"the index{where}")
+                planned |= set(plan_stage.gives())
+            have = part.fields | named | planned
             for stage in [*self.sample_stages, self.collate]:
                 have = self._pass(stage, have, f"the sample{where}")
         check_statistics(self.device_stages)
@@ -225,8 +265,7 @@ class Pipeline:
 
     def plan_columns(self) -> tuple[str, ...]:
         """Columns of the index that planning looks at."""
-        needs = {need for stage in [*self.plan_stages, self.batching] for need in stage.needs()}
-        return ("key", "shard", *sorted(needs - {"key", "shard"}))
+        return index_columns([*self.plan_stages, self.batching])
 
     def open(self, progress: Progress = silent) -> Opened:
         """Opens the source's shards, as tolerantly as the policy for bad samples asks for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
@@ -13,6 +13,7 @@ from ecopipe.plan.blocks import Lane, Rows, Share, Slices, Stream, bounds_of, sl
 from ecopipe.plan.items import ItemsLane, OpenedItems
 from ecopipe.plan.mixed import MixedShards, Opened, mean_of
 from ecopipe.plan.mixture import Mixture
+from ecopipe.plan.parts import Cut, Parts
 from ecopipe.plan.sequence import Block, Planned
 from ecopipe.stages.plan import Where
 from ecopipe.stages.source import Items, Mix, Source
@@ -25,6 +26,16 @@ NEIGHBOURS = 8
 
 SPARES_PER_BATCH = 2
 """Rows of each of them. If more are bad, the batch's good ones are taken again."""
+
+
+def index_columns(stages: Iterable[PlanStage | BatchingStage]) -> tuple[str, ...]:
+    """Columns of the index that plan stages look at, less those that an earlier one gives."""
+    needed: set[str] = set()
+    given: set[str] = set()
+    for stage in stages:
+        needed |= set(stage.needs()) - given
+        given |= set(stage.gives())
+    return ("key", "shard", *sorted(needed - {"key", "shard"}))
 
 
 class Plan:
@@ -51,6 +62,7 @@ class Plan:
         self._source, self._stages, self._batching, self._shards = source, list(stages), batching, shards
         self._seed, self._epoch = seed, epoch
         self._lengths: WeakKeyDictionary[Block, Rows | None] = WeakKeyDictionary()
+        self._looked_at = {"key", "shard"}.union(*(stage.needs() for stage in [*stages, batching]))
         self._block_rows = source.window if isinstance(source, Items) else source.block_rows
 
     @property
@@ -120,18 +132,31 @@ class Plan:
 
     def count(self) -> int | None:
         """Batches of the epoch where row counts alone tell; None where it has to be planned."""
-        if any(isinstance(stage, Where) for stage in self._stages):
+        if any(isinstance(stage, Where) or stage.parts_in() for stage in [*self._stages, self._batching]):
             return None
         counts = [self._batching.count(rows) for lane in self.lanes() for rows in lane.block_sizes()]
         return None if None in counts else sum(count for count in counts if count is not None)
 
-    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
-        """The batches of one block, as positions into it."""
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> Cut:
+        """One block, cut into batches."""
+        place = lane, number
+        parts: Parts | None = None
+
+        def divided(stage: PlanStage | BatchingStage, block: pa.Table, rows: Rows) -> tuple[pa.Table, Rows]:
+            nonlocal parts
+            if (made := stage.parts(block, rows, place)) is None:
+                return block, rows
+            parts = made
+            return made.table(block, self._looked_at), np.arange(len(made), dtype=np.int64)
+
         rows = order
         for stage in self._stages:
-            rows = stage.apply(block, rows, Chance(self._seed, self._epoch, stage.label), (lane, number))
+            block, rows = divided(stage, block, rows)
+            rows = stage.apply(block, rows, Chance(self._seed, self._epoch, stage.label), place)
+        block, rows = divided(self._batching, block, rows)
         chance = Chance(self._seed, self._epoch, self._batching.label)
-        return [batch for batch in self._batching.apply(block, rows, chance, (lane, number)) if len(batch)]
+        batches = [batch for batch in self._batching.apply(block, rows, chance, place) if len(batch)]
+        return Cut(batches, block, parts)
 
     def spares(self, planned: Planned) -> pa.Table:
         """Index rows that may stand in for bad samples of a batch, the best first.

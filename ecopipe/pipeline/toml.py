@@ -33,6 +33,7 @@ A mixture is a source with ``sources``, whose names are those that overrides kno
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -46,6 +47,7 @@ import tomli_w
 
 from ecopipe import stages as stage_modules
 from ecopipe.pipeline.bad_samples import BadSamples
+from ecopipe.pipeline.document import parse_text, read_text
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.stages.source import Mix, Source, TarShards
@@ -75,24 +77,51 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeli
     Raises:
         ConfigError: The file is missing or no TOML; a key, a stage or a setting is wrong.
     """
+    return loads(read_text(path), overrides, where=str(path))
+
+
+def load_stages(path: str | Path) -> tuple[Stage, ...]:
+    """Reads stages alone from a TOML file of ``[[stages]]`` tables: for sharding, or for a new measure.
+
+    Raises:
+        ConfigError: The file is missing or no TOML; there is another table, or a stage or a setting is wrong.
+    """
+    document = parse_text(read_text(path), str(path))
+    for key in document:
+        if key != "stages":
+            raise ConfigError(
+                f"{path}: has the table {key!r}. Stages for sharding stand alone: leave nothing but [[stages]]."
+            )
+    tables = document.get("stages", [])
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: has no stages. Write [[stages]] before each.")
+    return tuple(_stage(table, number, str(path)) for number, table in enumerate(tables, 1))
+
+
+def parse_stage(text_: str) -> Stage:
+    """A stage as its name, or as Python writes it: ``"TokenizeJson(tokenizer='bpe.json')"``. Values are literals.
+
+    Raises:
+        ConfigError: It is no such text; the stage or a setting is unknown.
+    """
+    where = f"stage {text_!r}"
     try:
-        text_ = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}. Name a pipeline file (TOML).") from error
-    return loads(text_, overrides, where=str(path))
+        parsed = ast.parse(text_.strip(), mode="eval").body
+        name, settings_ = parsed, {}
+        if isinstance(parsed, ast.Call) and not parsed.args:
+            name = parsed.func
+            settings_ = {str(item.arg): ast.literal_eval(item.value) for item in parsed.keywords}
+        if not isinstance(name, ast.Name):
+            raise ValueError("a name, or a name with settings in brackets, is wanted")
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}. Write NAME, or NAME(key='value', other=3).") from error
+    table = {key: list(value) if isinstance(value, tuple) else value for key, value in settings_.items()}
+    return _stage({"stage": name.id, **table}, 1, where)
 
 
 def loads(text_: str, overrides: Mapping[str, Any] | None = None, *, where: str = "TOML") -> Pipeline:
     """Reads a pipeline from TOML text; ``where`` names it in errors."""
-    try:
-        document = tomllib.loads(text_)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: is no TOML: {error}.") from error
+    document = parse_text(text_, where)
     for key in document:
         if key not in _TABLES:
             raise ConfigError(f"{where}: unknown key {key!r}. {nearest(key, _TABLES)}")

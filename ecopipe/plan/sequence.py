@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ecopipe.formats.checks import checks_of
+from ecopipe.plan.alike import Alike
 from ecopipe.plan.blocks import Lane, Rows, Slice
+from ecopipe.plan.parts import Cut
+from ecopipe.storage.files import is_url
 
 
 class Recipe(Protocol):
@@ -30,8 +33,8 @@ class Recipe(Protocol):
     def lanes(self) -> list[Lane]:
         """The epoch's lanes."""
 
-    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
-        """The batches of one block, as positions into it; ``order`` is that of the mixture."""
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> Cut:
+        """One block, cut into batches; ``order`` is that of the mixture."""
 
 
 class Read(Protocol):
@@ -52,17 +55,37 @@ class Cursor:
 class Block:
     """A planned block: its batches, as positions into its rows. The rows are read when a batch of it is wanted."""
 
-    def __init__(self, slices: list[Slice], table: pa.Table, batches: Sequence[Rows], read: Read | None) -> None:
-        self._slices, self._planned, self._read = slices, table, read
+    def __init__(self, slices: list[Slice], table: pa.Table, cut: Cut, read: Read | None) -> None:
+        self._slices, self._loaded, self._read, self._cut = slices, table, read, cut
         self._narrow: dict[frozenset[str], pa.Table] = {}
-        self.batches = batches
+        self._alike: dict[frozenset[str], Alike | None] = {}
+        self.batches: Sequence[Rows] = cut.batches
 
     @cached_property
     def _table(self) -> pa.Table:
-        return self._planned if self._read is None else self._read(self._slices).combine_chunks()
+        return self._loaded if self._read is None else self._read(self._slices).combine_chunks()
 
     def rows(self, positions: Rows, columns: frozenset[str] | None = None) -> pa.Table:
-        """The index rows at some positions: all columns, or those of some names."""
+        """The rows at some positions, those of the index or of parts of its samples: all columns, or some by name."""
+        parts = self._cut.parts
+        found = self._samples(positions if parts is None else parts.rows[positions], columns)
+        return found if parts is None else parts.put_into(found, positions, columns)
+
+    def alike(self, positions: Rows, columns: frozenset[str]) -> Alike | None:
+        """What :meth:`rows` gives, as arrays that are made once for the block; None if its samples are not alike, or at
+        a URL."""
+        if self._cut.parts is not None:
+            return None
+        if columns not in self._alike:
+            table = self._table.select([name for name in self._table.column_names if name in columns])
+            batches = table.combine_chunks().to_batches()
+            found = Alike.of(batches[0]) if len(batches) == 1 else None
+            far = found is not None and any(is_url(path) for _, path in found.shards)
+            self._alike[columns] = None if far else found
+        block = self._alike[columns]
+        return None if block is None else block.take(positions)
+
+    def _samples(self, positions: Rows, columns: frozenset[str] | None) -> pa.Table:
         if columns is None:
             return self._table.take(pa.array(positions))
         if columns not in self._narrow:
@@ -75,13 +98,14 @@ class Block:
 
     def checks(self, positions: Rows) -> npt.NDArray[np.uint32]:
         """The checks of the samples at some positions, uint32; they are worked out once for the whole block."""
-        found: npt.NDArray[np.uint32] = self._checks[positions]
+        parts = self._cut.parts
+        found: npt.NDArray[np.uint32] = self._checks[positions if parts is None else parts.rows[positions]]
         return found
 
     @property
     def planned(self) -> pa.Table:
         """The columns that the batches were planned on, of all rows."""
-        return self._planned
+        return self._cut.planned
 
 
 @dataclass(frozen=True)
@@ -93,9 +117,17 @@ class Planned:
     batch: int
     after: Cursor
 
-    def rows(self, columns: frozenset[str] | None = None) -> pa.Table:
-        """The index rows of its samples, in order: all columns, or those of some names."""
-        return self.block.rows(self.block.batches[self.batch], columns)
+    @overload
+    def rows(self) -> pa.Table: ...
+
+    @overload
+    def rows(self, columns: frozenset[str] | None) -> pa.Table | Alike: ...
+
+    def rows(self, columns: frozenset[str] | None = None) -> pa.Table | Alike:
+        """The index rows of its samples, in order: all columns, or those of some names, as arrays where they can be."""
+        positions = self.block.batches[self.batch]
+        found = None if columns is None else self.block.alike(positions, columns)
+        return self.block.rows(positions, columns) if found is None else found
 
     def checks(self) -> npt.NDArray[np.uint32]:
         """The checks of its samples, in order: :func:`ecopipe.formats.checks.checks_of`."""
@@ -124,8 +156,8 @@ class _Reader:
     def _plan(self, number: int) -> Block:
         slices = self._lane.block(number)
         table = self._read(slices, self._columns).combine_chunks()  # batches are taken from one chunk
-        batches = self._recipe.cut(table, self._lane.order(number), self._number, number)
-        return Block(slices, table, batches, None if self._columns is None else self._read)
+        cut = self._recipe.cut(table, self._lane.order(number), self._number, number)
+        return Block(slices, table, cut, None if self._columns is None else self._read)
 
 
 def sequence(

@@ -1,1 +1,1 @@
-"""Running a pipeline: in workers, on ranks, on a device, and into shards."""
+"""Running a pipeline: in workers, on ranks, on a device."""

@@ -3,62 +3,86 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
+from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
+from ecopipe.plan.parts import PART_COLUMNS
 from ecopipe.stages.columns import Columns, Memory
 from ecopipe.storage.files import RangeReader
-from ecopipe.storage.mapped import MappedFile, MappedFiles
+from ecopipe.storage.mapped import MappedFile, MappedFiles, ranges_of
 from ecopipe.vocabulary.errors import ShardError
 
-ROW_COLUMNS = ("key", "shard", "path", "members", ITEM)
+ROW_COLUMNS = ("key", "shard", "path", "members", ITEM, *PART_COLUMNS)
 """Columns of a task's rows that are no fields of a sample."""
+
+_AT_ONCE = 2**21
+"""Bytes of members that are gathered at once, unless more are wanted."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 class Gathered:
-    """A column of members of one size, in mapped shards. A slice is a copy: uint8 [slice, bytes].
+    """A column of members of one size, in mapped shards. A slice is in memory of its own: uint8 [slice, bytes].
 
     Args:
-        files: The shards.
-        which: The shard of each member, as a place in ``files``; None if there is only one.
-        offsets: Where each member begins.
-        size: Bytes of each.
-        checks: The CRC-32 of each, to be compared with; None if they are not.
+        files: The shards, by number.
+        which: The number of each member's shard.
+        places: int64 [members, 3]: offset, size and CRC-32 of each.
+        verify: Whether they are compared with their CRC-32.
+        memory: Where slices get theirs.
     """
 
     def __init__(
-        self, files: Sequence[MappedFile], which: Numbers | None, offsets: Numbers, size: int, checks: Numbers | None
+        self,
+        files: Mapping[int, MappedFile],
+        which: npt.NDArray[np.int32],
+        places: Numbers,
+        *,
+        verify: bool,
+        memory: Memory,
     ) -> None:
-        self._files, self._which, self._offsets, self._size, self._checks = files, which, offsets, size, checks
+        self._files, self._which, self._memory = files, which, memory
+        self._offsets, self._size = places[:, 0], int(places[0, 1])
+        self._checks = places[:, 2] if verify else None
+        self._low, self._rows = 0, np.empty((0, self._size), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, part: slice) -> npt.NDArray[np.uint8]:
-        if self._which is None:
-            return self._of(self._files[0], part)
-        which = self._which[part]
-        first = part.indices(len(self))[0]
-        rows = np.empty((len(which), self._size), dtype=np.uint8)
-        for number, file in enumerate(self._files):
-            (at,) = np.nonzero(which == number)
-            if len(at):
-                rows[at] = self._of(file, first + at)
-        return rows
+        low, high, _ = part.indices(len(self))
+        if not self._low <= low <= high <= self._low + len(self._rows):  # more at once is faster
+            self._rows = self._gathered(low, min(max(high, low + _AT_ONCE // self._size), len(self)))
+            self._low = low
+        return self._rows[low - self._low : high - self._low]
 
-    def _of(self, file: MappedFile, at: slice | Numbers) -> npt.NDArray[np.uint8]:
-        offsets = self._offsets[at]
-        rows = file.gather(offsets, self._size)
-        if rows is None or (self._checks is not None and (file.checks(offsets, rows) != self._checks[at]).any()):
+    def _gathered(self, low: int, high: int) -> npt.NDArray[np.uint8]:
+        which, offsets = self._which[low:high], self._offsets[low:high]
+        rows = self._memory.empty((high - low, self._size), np.uint8)
+        found = ranges_of(self._files, which, offsets, self._size)
+        if found is None:
+            raise ShardError("a shard ends before a member does")
+        ranges, at = map(torch.from_numpy, found)
+        torch.index_select(ranges, 0, at, out=torch.from_numpy(rows))
+        if self._checks is not None and self._differ(rows, which, offsets, self._checks[low:high]):
             raise ShardError("a member is not what was indexed")
         return rows
+
+    def _differ(
+        self, rows: npt.NDArray[np.uint8], which: npt.NDArray[np.int32], offsets: Numbers, checks: Numbers
+    ) -> bool:
+        for number, file in self._files.items():
+            (at,) = np.nonzero(which == number)
+            if len(at) and (file.checks(offsets[at], rows, at) != checks[at]).any():
+                return True
+        return False
 
 
 class ColumnReader:
@@ -76,62 +100,44 @@ class ColumnReader:
         self._mapped = MappedFiles()
         self._memory = Memory()
 
-    def read(self, rows: pa.RecordBatch) -> Columns | None:
-        """The samples of some rows; None if their members differ in number or kind, or are not in shards.
+    def read(self, rows: pa.RecordBatch | Alike) -> Columns | None:
+        """The samples of some rows; None if their members differ in number or kind, or are not in shards,
+        or if parts of samples are wanted.
 
         Raises:
             ShardError: A member cannot be read, or is not what was indexed; its sample's own reading says which.
         """
-        if ITEM in rows.schema.names:
-            return None
-        members = self._members(rows)
-        if members is None:
+        alike = rows if isinstance(rows, Alike) else Alike.of(rows)
+        if alike is None:
             return None
         fields: dict[str, Any] = {}
-        for name in rows.schema.names:
-            if name not in ROW_COLUMNS and not rows[name].null_count:
-                fields[name] = _column(rows[name])
-        return Columns(rows["key"].to_pylist(), {**fields, **members}, self._memory)
+        for name in alike.others.schema.names:
+            column = alike.others[name]
+            if name not in ROW_COLUMNS and not column.null_count:
+                fields[name] = _column(column)
+        for at, name in enumerate(alike.extensions):
+            if self._reads is None or name in self._reads:
+                fields[name] = self._members(alike, alike.members[:, at])
+        return Columns(alike.others["key"].to_numpy(zero_copy_only=False).tolist(), fields, self._memory)
 
     def close(self) -> None:
         """Lets go of the mapped shards."""
         self._mapped.close()
 
-    def _members(self, rows: pa.RecordBatch) -> dict[str, Any] | None:
-        listed, count = rows["members"], len(rows)
-        flat = listed.flatten()
-        each, rest = divmod(len(flat), count)
-        if rest or (np.diff(listed.offsets.to_numpy()) != each).any():
-            return None
-        kinds = flat.field("extension").dictionary_encode()
-        codes = kinds.indices.to_numpy().reshape(count, each)
-        if (codes != codes[0]).any():
-            return None
-        names = kinds.dictionary.take(pa.array(codes[0])).to_pylist()
-        paths = rows["path"].dictionary_encode()
-        offsets, sizes, checks = (
-            flat.field(name).to_numpy().reshape(count, each) for name in ("offset", "size", "crc32")
-        )
-        return {
-            name: self._column_of(paths, offsets[:, at], sizes[:, at], checks[:, at])
-            for at, name in enumerate(names)
-            if self._reads is None or name in self._reads
-        }
-
-    def _column_of(self, paths: pa.DictionaryArray, offsets: Numbers, sizes: Numbers, checks: Numbers) -> Any:
-        which, names = paths.indices.to_numpy(), paths.dictionary.to_pylist()
-        if (sizes == sizes[0]).all() and sizes[0]:
-            files = [file for name in names if (file := self._mapped.open(name)) is not None]
+    def _members(self, alike: Alike, places: Numbers) -> Any:
+        sizes, which = places[:, 1], alike.which
+        names = {number: alike.shards[number][1] for number in np.flatnonzero(np.bincount(which)).tolist()}
+        if sizes[0] and (sizes == sizes[0]).all():
+            mapped = ((number, self._mapped.open(name)) for number, name in names.items())
+            files = {number: file for number, file in mapped if file is not None}
             if len(files) == len(names):
-                one = which if len(files) > 1 else None
-                return Gathered(files, one, offsets, int(sizes[0]), checks if self._verify else None)
+                return Gathered(files, which, places, verify=self._verify, memory=self._memory)
         found: list[bytes] = [b""] * len(which)
-        for number, path in enumerate(names):
+        for number, path in names.items():
             (at,) = np.nonzero(which == number)
-            ranges = zip(offsets[at].tolist(), sizes[at].tolist(), strict=True)
-            for place, payload in zip(at.tolist(), self._reader.read(path, list(ranges)), strict=True):
+            for place, payload in zip(at.tolist(), self._reader.read(path, places[at, :2].tolist()), strict=True):
                 found[place] = payload
-        if self._verify and any(map(_differs, found, checks.tolist())):
+        if self._verify and any(map(_differs, found, places[:, 2].tolist())):
             raise ShardError("a member is not what was indexed")
         return found
 

@@ -1,4 +1,4 @@
-"""The ledger: what the trainer was handed, one row per sample, written so that a crash loses nothing of it.
+"""The ledger: what the trainer was handed, a row per sample or part of one, so that a crash loses nothing of it.
 
 Each loader writes a file of its own in the ledger's folder: an Arrow IPC stream, one record batch per delivered batch,
 each written by one call before the batch is handed out. A process that is killed leaves a whole file, or one whose last
@@ -29,11 +29,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ecopipe.formats.checks import checks_of
+from ecopipe.plan.parts import START, STOP
 from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import DataError, OutputError
 from ecopipe.vocabulary.sample import Place
 
-VERSION = 1
+VERSION = 2
 METADATA = b"ecopipe.ledger"
 PATTERN = "rank*-of-*.arrows"
 HEADER = ("pipeline", "index", "seed", "rank", "world_size", "tail")
@@ -52,6 +53,8 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("shard", pa.string()),
         ("source", pa.string()),  # null unless the source is a mixture
+        (START, pa.int64()),  # first frame or token of the part, and the one after its last; null for a whole sample
+        (STOP, pa.int64()),
         ("crc", pa.uint32()),  # XOR of the CRC-32s of the sample's members
         ("repeat", pa.bool_()),  # delivered again only to fill the last step
         ("skipped", pa.bool_()),  # a bad sample that was left out
@@ -91,6 +94,7 @@ class Ledger:
         self._size = 0
         self._page = lru_cache(maxsize=64)(_Page)
         self._mixed: bool | None = None
+        self._parted = False
         try:
             self._write(SCHEMA.with_metadata({METADATA: json.dumps(described)}).serialize())
         except OutputError:
@@ -112,7 +116,7 @@ class Ledger:
         Args:
             place: The batch's place; its ``faults`` are entered as skipped or substituted samples.
             rows: The index rows of its planned samples, in order: ``key``, ``shard``, ``members``, ``source`` if there
-                are several.
+                are several, ``part_start`` and ``part_stop`` if they stand for parts of samples.
             checks: :func:`ecopipe.formats.checks.checks_of` of the rows, where it is known: it is most of the work.
         """
         count = rows.num_rows
@@ -128,10 +132,12 @@ class Ledger:
         repeat = pa.array([True] * count) if place.repeat else constant.no
         if self._mixed is None:
             self._mixed = "source" in rows.column_names  # of one batch as of all
+            self._parted = START in rows.column_names
         source = _joined(rows["source"]) if self._mixed else constant.none
+        parts = [_joined(rows[name]) if self._parted else constant.no_part for name in (START, STOP)]
         key, shard = _joined(rows["key"]), _joined(rows["shard"])
-        columns = [constant.events, epoch, step, batch, rank, constant.positions, key, shard, source, crc]
-        columns += [repeat, skipped, substitute, time_ns]
+        columns = [constant.events, epoch, step, batch, rank, constant.positions, key, shard, source, *parts]
+        columns += [crc, repeat, skipped, substitute, time_ns]
         self._write(pa.RecordBatch.from_arrays(columns, schema=SCHEMA).serialize())
 
     def close(self) -> None:
@@ -165,6 +171,7 @@ class _Constant:
     events: pa.Array
     no: pa.Array
     none: pa.Array
+    no_part: pa.Array
 
 
 @lru_cache(maxsize=256)
@@ -174,6 +181,7 @@ def _constant(count: int) -> _Constant:
         pa.array(np.full(count, SAMPLE, np.int8)),
         pa.array(np.zeros(count, np.bool_)),
         pa.nulls(count, pa.string()),
+        pa.nulls(count, pa.int64()),
     )
 
 
@@ -199,9 +207,12 @@ class _Page:
 def content(rows: pa.Table) -> dict[str, pa.Array]:
     """What the ledger holds of the samples of a batch, whoever receives it: the columns that the index decides."""
     names = {name: _strings(rows, name) for name in ("key", "shard", "source")}
+    constant = _constant(rows.num_rows)
+    parted = START in rows.column_names
     return {
-        "position": _constant(rows.num_rows).positions,
+        "position": constant.positions,
         **names,
+        **{name: _joined(rows[name]) if parted else constant.no_part for name in (START, STOP)},
         "crc": pa.array(checks_of(_joined(rows["members"]))),
     }
 

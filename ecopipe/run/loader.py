@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,15 +17,17 @@ from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import Planned, sequence
-from ecopipe.run import ranks, state
+from ecopipe.run import ranks, settings, state
 from ecopipe.run.columns import ROW_COLUMNS
 from ecopipe.run.device import on_device, resolve
+from ecopipe.run.fetching import Ahead, NearMaker, cache_for, paths_of, wanted_of
 from ecopipe.run.ledger import Ledger
 from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
 from ecopipe.run.pool import Pool
 from ecopipe.run.quarantine import Quarantine
 from ecopipe.run.state import Belonging, Taken
-from ecopipe.vocabulary.errors import ConfigError, nearest
+from ecopipe.storage.cache import Cache
+from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.sample import Batch, Place
 
 
@@ -62,6 +63,11 @@ class Loader:
         ledger: A folder in which this loader writes what it hands out, a row per sample (``ecopipe audit`` reads it).
         quarantine: A file to which the bad samples are appended that the pipeline's policy lets pass.
         shards: The pipeline's shards if they are open already; then they are not closed here.
+        cache: The folder in which shards at URLs are kept, for all processes of the host; unless given,
+            ``ecopipe/shards`` in the user's cache (``$ECOPIPE_CACHE/shards``). False keeps none. Shards by path are
+            kept only if a folder is given: on a network. A :class:`ecopipe.storage.cache.Cache` is used as it is.
+        cache_limit: Bytes that are kept at most, such as ``"200GB"``: those used last. Unless given,
+            ``$ECOPIPE_CACHE_LIMIT``, or 20 GB. Neither changes what is delivered.
 
     The state is what has been handed out by the iterator, not what was made ahead. It is JSON: epoch, place in the
     sequence, and what it belongs to.
@@ -86,20 +92,14 @@ class Loader:
         ledger: str | Path | None = None,
         quarantine: str | Path | None = None,
         shards: Opened | None = None,
+        cache: Cache | str | Path | Literal[False] | None = None,
+        cache_limit: int | str | None = None,
     ) -> None:
-        limits = (
-            ("workers", workers, 0), ("epoch", epoch, 0), ("prefetch", prefetch, 1),
-            ("timeout_s", timeout_s, 0), ("worker_retries", worker_retries, 0),
+        settings.check(
+            pipeline=pipeline, workers=workers, device=device, rank=rank, world_size=world_size, seed=seed, epoch=epoch,
+            tail=tail, prefetch=prefetch, verify=verify, timeout_s=timeout_s, worker_retries=worker_retries,
+            multiprocessing_context=multiprocessing_context, ledger=ledger, quarantine=quarantine,
         )  # fmt: skip
-        for name, value, least in limits:
-            if value < least:
-                raise ConfigError(f"loader: {name} must be at least {least}, got {value}.")
-        if multiprocessing_context not in (None, *(starts := multiprocessing.get_all_start_methods())):
-            remedy = nearest(str(multiprocessing_context), starts)
-            raise ConfigError(f"loader: unknown multiprocessing_context {multiprocessing_context!r}. {remedy}")
-        for name, choice, known in (("tail", tail, get_args(ranks.Tail)), ("verify", verify, get_args(Verify))):
-            if choice not in known:
-                raise ConfigError(f"loader: unknown {name} {choice!r}. {nearest(str(choice), known)}")
         self.pipeline = pipeline
         self._given_rank = rank, world_size
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
@@ -115,7 +115,14 @@ class Loader:
         self._issued: deque[_Issued] = deque()
         self._quarantine = Quarantine(pipeline.bad_samples, quarantine)
         self._ledger = None if ledger is None else Ledger(ledger, self._header())
-        self._maker = BatchMaker(pipeline, verify=verify)
+        self._maker: BatchMaker | NearMaker = BatchMaker(pipeline, verify=verify)
+        self._cache: Cache | None = None
+        self._ahead: Ahead | None = None
+        if not isinstance(self.shards, OpenedItems) and (near := cache_for(self.shards, cache, cache_limit)):
+            self._cache = near.cache
+            self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), pipeline.reads())
+            if near.cache is not None:
+                self._ahead = Ahead(near.cache, self.shards, verify=verify == "crc", world_size=self.world_size)
         self._turn = 0
         self._begun = False  # whether the newest iterator was asked for a batch; until then set_epoch moves its start
         self._closed = False
@@ -148,10 +155,15 @@ class Loader:
         """Process ids of the workers; empty before the first batch, and without workers."""
         return self._pool.pids if self._pool is not None else []
 
+    @property
+    def cache_counters(self) -> dict[str, int]:
+        """What this process did with the cache: hits and misses (shards), evictions, bytes fetched (whole shards) and
+        bytes read through (of the batches that are made in this process). Empty without a cache."""
+        return self._cache.counters.figures() if self._cache is not None else {}
+
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
-        if epoch < 0:
-            raise ConfigError(f"loader: epoch must be at least 0, got {epoch}.")
+        settings.check(epoch=epoch)
         epoch = int(epoch)
         if epoch != self.epoch:
             self._check_epoch(epoch)
@@ -217,7 +229,11 @@ class Loader:
         columns = self.pipeline.plan_columns() if wide else None
         planned = sequence(plan, self.shards.read, self._taken.cursor, columns)
         dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
-        return _make_tasks(dealt, self.pipeline, plan, self.shards, self._taken, self.seed, self.rank, self._issued)
+        if self._ahead is not None:
+            self._ahead.follow(plan)
+        return _make_tasks(
+            dealt, self.pipeline, plan, self.shards, self._taken, self.seed, self.rank, self._issued, self._ahead
+        )
 
     def _deliver(self, turn: int) -> Iterator[Batch]:
         self._check_turn(turn)
@@ -304,6 +320,8 @@ class Loader:
         self._closed = True
         if self._pool is not None:
             self._pool.close()
+        if self._ahead is not None:
+            self._ahead.close()
         self._maker.close()
         if self._ledger is not None:
             self._ledger.close()
@@ -326,6 +344,7 @@ def _make_tasks(
     seed: int,
     rank: int,
     issued: deque[_Issued],
+    ahead: Ahead | None,
 ) -> Iterator[Task]:
     """The tasks of a rank's batches; what is to be kept of each is left in ``issued``. It holds no loader alive."""
     reads = pipeline.reads()
@@ -339,5 +358,7 @@ def _make_tasks(
         items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
         taken = replace(began, cursor=step.after, step=step.step + 1, items=items)
         issued.append(_Issued(taken, planned, rows))
+        if ahead is not None:
+            ahead.ready(planned, paths_of(rows))
         spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
         yield make_task(rows, place, seed, reads, spares)

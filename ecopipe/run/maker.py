@@ -12,15 +12,18 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
+from ecopipe.plan.parts import START, STOP, WHOLE
 from ecopipe.run.columns import ROW_COLUMNS, ColumnReader
+from ecopipe.run.recent import RecentSamples
 from ecopipe.stages.columns import ByColumns, Columns, collate_columns, collates_columns
 from ecopipe.stages.foreign import Map
-from ecopipe.stages.stage import ANY
+from ecopipe.stages.stage import ANY, SampleStage
 from ecopipe.storage.files import RangeReader
 from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, ShardError
 from ecopipe.vocabulary.randomness import Chance
-from ecopipe.vocabulary.sample import Batch, Fault, Place, Sample
+from ecopipe.vocabulary.sample import Batch, Fault, Part, Place, Sample
 
 Verify = Literal["crc", "off"]
 """Whether what is read is compared with the CRC-32 in the index."""
@@ -30,7 +33,7 @@ Verify = Literal["crc", "off"]
 class Task:
     """One batch to make: the index rows of its samples, and its place; ``spares`` may stand in for bad samples."""
 
-    rows: pa.RecordBatch
+    rows: pa.RecordBatch | Alike
     place: Place
     seed: int
     spares: pa.RecordBatch | None = None
@@ -57,12 +60,15 @@ def failure(task: Task, error: Exception) -> Failure:
     return Failure(SampleError("worker", key, shard, reason, traceback.format_exc()))
 
 
-def make_task(rows: pa.Table, place: Place, seed: int, reads: set[str] | None, spares: pa.Table | None = None) -> Task:
+def make_task(
+    rows: pa.Table | Alike, place: Place, seed: int, reads: set[str] | None, spares: pa.Table | None = None
+) -> Task:
     """A task of some index rows, less the columns that no stage looks at."""
 
-    def wanted(table: pa.Table) -> pa.RecordBatch:
+    def wanted(table: pa.Table | Alike) -> pa.RecordBatch | Alike:
         columns = [name for name in table.column_names if name in ROW_COLUMNS or reads is None or name in reads]
-        return table.select(columns).combine_chunks().to_batches()[0]
+        left = table.select(columns)
+        return left if isinstance(left, Alike) else left.combine_chunks().to_batches()[0]
 
     return Task(wanted(rows), place, seed, wanted(spares) if spares is not None and spares.num_rows else None)
 
@@ -83,6 +89,9 @@ class BatchMaker:
         self._policy = pipeline.bad_samples.policy
         self._stages = pipeline.sample_stages
         self._collate = pipeline.collate
+        self._parts_in = pipeline.parts_in
+        self._given = {name for stage in [*pipeline.plan_stages, pipeline.batching] for name in stage.gives()}
+        self._recent = RecentSamples()
         self._reads = pipeline.reads()
         self._reader = RangeReader()
         by_columns = [stage for stage in self._stages if isinstance(stage, ByColumns)]
@@ -100,6 +109,7 @@ class BatchMaker:
 
     def _make(self, task: Task) -> Batch:
         chances = [Chance(task.seed, task.place.epoch, stage.label) for stage in self._stages]
+        self._recent.keep(2 * len(task.rows))
         if (batch := self._by_columns(task, chances)) is not None:
             batch.place = task.place
             return batch
@@ -201,11 +211,17 @@ class BatchMaker:
                 continue
 
     def _sample(self, row: dict[str, Any], chances: Sequence[Chance]) -> Sample:
-        return self._apply(self._read(row), chances)
+        def made() -> Sample:
+            return apply_stages(self._stages, chances, self._read(row))
+
+        if self._parts_in != "tokens" or ITEM in row:
+            return made()
+        which = row["path"], *(member["offset"] for member in row["members"]), *chances
+        return self._recent.get(which, made).at(self._part(row), **{name: row[name] for name in self._given})
 
     def _read(self, row: dict[str, Any]) -> Sample:
         if (item := row.get(ITEM)) is not None:
-            return Sample(row["key"], pickle.loads(item), shard=row["shard"])
+            return Sample(row["key"], pickle.loads(item), shard=row["shard"], part=self._part(row))
         reads = self._reads
         members = [member for member in row["members"] if reads is None or member["extension"] in reads]
         payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])
@@ -213,7 +229,15 @@ class BatchMaker:
             _check_members(row, members, payloads)
         fields = {name: value for name, value in row.items() if name not in ROW_COLUMNS and value is not None}
         fields.update((member["extension"], data) for member, data in zip(members, payloads, strict=True))
-        return Sample(row["key"], fields, shard=row["shard"])
+        return Sample(row["key"], fields, shard=row["shard"], part=self._part(row))
+
+    def _part(self, row: dict[str, Any]) -> Part | None:
+        return Part(row[START], row[STOP], row[WHOLE], self._parts_in) if self._parts_in else None
+
+    @property
+    def reader(self) -> RangeReader:
+        """What reads members that are not mapped."""
+        return self._reader
 
     def close(self) -> None:
         """Closes the files that this process opened."""
@@ -221,30 +245,41 @@ class BatchMaker:
         if self._columns is not None:
             self._columns.close()
 
-    def _apply(self, sample: Sample, chances: Sequence[Chance]) -> Sample:
-        for stage, chance in zip(self._stages, chances, strict=True):
-            try:
-                missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
-                if missing:
-                    raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
-                sample = stage.apply(sample, chance)
-            except SampleError as error:
-                raise SampleError(
-                    error.stage, error.key, error.shard or sample.shard, error.reason, error.details
-                ) from error
-            except EcopipeError:
-                raise
-            except Exception as error:
-                raise _explain(stage.label, [sample], error, foreign=isinstance(stage, Map)) from error
-        return sample
-
     def _collated(self, samples: Sequence[Sample]) -> Batch:
         try:
-            return self._collate.apply(samples)
+            batch = self._collate.apply(samples)
+            if self._parts_in:
+                batch["parts"] = [(sample.part.start, sample.part.stop) for sample in samples if sample.part]
+            return batch
         except EcopipeError:
             raise
         except Exception as error:
             raise _explain(self._collate.label, samples, error) from error
+
+
+def apply_stages(stages: Sequence[SampleStage], chances: Sequence[Chance], sample: Sample) -> Sample:
+    """The sample after sample stages, each with its draws; what goes wrong is told with the stage, key and shard.
+
+    Raises:
+        SampleError: A stage could not process the sample.
+    """
+    for stage, chance in zip(stages, chances, strict=True):
+        if sample.part_in("frames"):  # each segment draws for itself; tokens are cut when all is drawn
+            chance = replace(chance, stage=f"{chance.stage}{sample.part}")
+        try:
+            missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
+            if missing:
+                raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
+            sample = stage.apply(sample, chance)
+        except SampleError as error:
+            raise SampleError(
+                error.stage, error.key, error.shard or sample.shard, error.reason, error.details
+            ) from error
+        except EcopipeError:
+            raise
+        except Exception as error:
+            raise _explain(stage.label, [sample], error, foreign=isinstance(stage, Map)) from error
+    return sample
 
 
 def _has_all(columns: Columns, needs: Sequence[str]) -> bool:

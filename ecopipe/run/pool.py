@@ -305,6 +305,8 @@ def _too_often(order: _Order) -> WorkerError:
     remedies = []
     if any("SIGKILL" in ending for ending in counts):
         remedies.append("SIGKILL is what a system without memory sends: use fewer workers, or give them more memory.")
+    if any("SIGBUS" in ending for ending in counts):
+        remedies.append("SIGBUS comes when a file is cut while it is read: see who writes to the shards.")
     if any("did not answer" in ending for ending in counts):
         remedies.append("If it is only slow, raise timeout_s.")
     remedies.append("If one of its samples does it, leave that out with Where.")

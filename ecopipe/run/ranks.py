@@ -64,6 +64,16 @@ def _from_environment(name: str, default: int) -> int:
         ) from None
 
 
+def host_share(world_size: int) -> float:
+    """The share of the batches that the ranks of this host take together; their number is torchrun's."""
+    return min(1.0, max(1, _from_environment("LOCAL_WORLD_SIZE", 1)) / world_size)
+
+
+def place_on_host() -> int:
+    """This rank's number among those of this host, from torchrun's environment."""
+    return _from_environment("LOCAL_RANK", 0)
+
+
 def deal(sequence: Iterator[Planned], rank: int, world_size: int, tail: Tail, first_step: int = 0) -> Iterator[Dealt]:
     """A rank's batches of a sequence, one per step.
 

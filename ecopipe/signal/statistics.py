@@ -7,12 +7,15 @@ number that enters the sum, which is a 64th of the last digit of that number in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from ecopipe.signal.threads import each
 
 _BITS = 30
 """Steps are int32."""
@@ -52,6 +55,16 @@ class Frames:
         """Numbers of the samples, [B, ...], beside their frames: [B, 1, ...] or [N, ...]."""
         return values[:, None] if self._owner is None else values[self._owner]
 
+    def rows(self, values: Tensor) -> list[Tensor]:
+        """The true frames of each sample of numbers of all frames, [B, F, ...] or [N, ...]: B views [n, ...].
+
+        It waits for the device.
+        """
+        counts = self.lengths.tolist()
+        if self._owner is None:
+            return [one[:count] for one, count in zip(values, counts, strict=True)]
+        return [values[begin : begin + count] for begin, count in zip(self.starts.tolist(), counts, strict=True)]
+
     def sums(self, values: Tensor) -> Tensor:
         """int64 [B, ...]: the sums over the frames of integers that are 0 where there is no true frame."""
         if self._owner is None:
@@ -77,6 +90,8 @@ def means(features: Tensor, frames: Frames, *, whole: bool = False) -> Tensor:
         frames: Where the true frames lie.
         whole: One mean for all bins together.
     """
+    if _apart(features):
+        return _by_sample(features, frames, 1 if whole else features.shape[-1], lambda rows, _: _mean(rows, whole))
     inside = features.float().masked_fill(~frames.valid[..., None], 0)
     magnitude = inside.abs()
     largest = frames.largest(magnitude.amax(dim=-1, keepdim=True) if whole else magnitude)
@@ -97,11 +112,50 @@ def squared_deviations(features: Tensor, frames: Frames, mean: Tensor) -> Tensor
         frames: Where the true frames lie.
         mean: float32 [B, bins].
     """
+    if _apart(features):
+        return _by_sample(features, frames, features.shape[-1], lambda rows, at: _squares(rows - mean[at]))
     deviation = (features.float() - frames.each(mean)).masked_fill_(~frames.valid[..., None], 0)
     largest = frames.largest(deviation.abs())
     exponent = _exponent(largest)
     squares = (deviation * frames.each(_two_to(-exponent).float())).square_()  # below 1
     total = frames.sums((squares * 2.0**_BITS).round_().int())
+    return (total.double() * _two_to(2 * exponent - _BITS)).masked_fill_(~largest.isfinite(), torch.nan)
+
+
+def _apart(features: Tensor) -> bool:
+    """Whether samples are taken one by one: on the CPU, where one stays in the cache from pass to pass."""
+    return features.device.type == "cpu" and not features.requires_grad
+
+
+def _by_sample(features: Tensor, frames: Frames, width: int, work: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """float64 [B, width]: what ``work`` makes of each sample's true frames, float32 [n, bins], and its number."""
+    samples = frames.rows(features)
+    made = torch.zeros(len(samples), width, dtype=torch.float64)
+
+    def one(at: int) -> None:
+        if samples[at].numel():
+            made[at] = work(samples[at].float(), at)
+
+    each(one, range(len(samples)))
+    return made
+
+
+def _mean(rows: Tensor, whole: bool) -> Tensor:
+    """What :func:`means` does, of one sample: float64 [bins], or the one number of all bins."""
+    magnitude = rows.abs()
+    largest = magnitude.amax() if whole else magnitude.amax(dim=0)
+    up = _BITS - _exponent(largest)
+    steps = torch.mul(rows, _two_to(up).float(), out=magnitude).round_().int().sum(dim=0, dtype=torch.int64)
+    total, count = (steps.sum(), rows.numel()) if whole else (steps, len(rows))
+    return (total.double() / count * _two_to(-up)).masked_fill_(~largest.isfinite(), torch.nan)
+
+
+def _squares(deviation: Tensor) -> Tensor:
+    """What :func:`squared_deviations` does, of one sample's float32 [n, bins]: float64 [bins]."""
+    largest = deviation.abs().amax(dim=0)
+    exponent = _exponent(largest)
+    squares = deviation.mul_(_two_to(-exponent).float()).square_().mul_(2.0**_BITS).round_()
+    total = squares.int().sum(dim=0, dtype=torch.int64)
     return (total.double() * _two_to(2 * exponent - _BITS)).masked_fill_(~largest.isfinite(), torch.nan)
 
 

@@ -14,7 +14,7 @@ from ecopipe.signal.waveform import Audio, Quality, resampled, to_int16
 from ecopipe.stages.stage import SampleStage
 from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
-from ecopipe.vocabulary.sample import Sample
+from ecopipe.vocabulary.sample import Part, Sample
 
 Dtype = Literal["float32", "int16"]
 Channels = Literal["mono", "first", "all"]
@@ -32,6 +32,7 @@ class DecodeAudio(SampleStage):
     ``round(offset_s * rate)`` of the whole. PCM, float, mu-law, A-law and FLAC are read there only; Vorbis, Opus, MP3
     and ADPCM are decoded from their beginning to the end of the piece, because that alone is exact. A piece that
     reaches past the end is refused. The measures of the index (``frames``, ``duration_s``) stay those of the file.
+    Behind a ``Segment`` the piece is the one that was planned, to the frame, and the measures are those of the piece.
 
     Args:
         field: The member to decode, such as ``"flac"`` or ``"mix.wav"``; by default the one whose extension is of
@@ -84,6 +85,9 @@ class DecodeAudio(SampleStage):
     def _cuts(self) -> bool:
         return self.offset_s != 0 or self.duration_s is not None
 
+    def parts_in(self) -> str:
+        return "frames"
+
     def needs(self) -> tuple[str, ...]:
         named = (name for name in (self.offset_s, self.duration_s) if isinstance(name, str))
         return (self.field or "|".join(AUDIO_EXTENSIONS), *named)
@@ -99,15 +103,29 @@ class DecodeAudio(SampleStage):
         if field not in sample:
             raise ValueError(f"no field {field!r}; it has {', '.join(sorted(sample))}")
         data, kind = sample[field], field.rpartition(".")[2].lower()
-        start, frames = 0, None
-        if self._cuts or self.rate_hz is not None or self.expect_channels is not None or type(self.channels) is int:
+        start, frames, part = 0, None, sample.part_in("frames")
+        expected = self.rate_hz is not None or self.expect_channels is not None or type(self.channels) is int
+        if part or self._cuts or expected:
             info = codec.probe(data, kind)
             self._check(info)
-            if self._cuts:
+            if part:
+                start, frames = self._planned(part, info)
+            elif self._cuts:
                 start = round(self._read(sample, "offset_s") * info.rate_hz)
                 frames = None if self.duration_s is None else round(self._read(sample, "duration_s") * info.rate_hz)
         decoded, rate_hz = codec.decode(data, kind, start=start, frames=frames, md5=self.md5)
         return sample.without(field).with_fields(audio=self._mix(decoded), rate_hz=rate_hz)
+
+    def _planned(self, part: Part, info: AudioInfo) -> tuple[int, int | None]:
+        """Where a planned part begins, and its frames; None for all there are."""
+        if self._cuts:
+            raise ValueError("a segment was planned, and offset_s and duration_s name another piece; leave them out")
+        if info.frames != part.whole:
+            raise ValueError(
+                f"its header says {info.frames} frames, and {part.whole} by the index, on which its segments were "
+                "planned; run 'ecopipe index' on its shard"
+            )
+        return part.start, None if part.stop - part.start == part.whole else part.stop - part.start
 
     def _find(self, sample: Sample) -> str:
         found = [name for name in AUDIO_EXTENSIONS if name in sample]

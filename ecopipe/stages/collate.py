@@ -33,18 +33,20 @@ class FieldCollate(CollateStage, abstract=True):
     """A collate stage that takes arrays and numbers from named fields of the samples; errors name the sample."""
 
     def check_fields(self, input: str, keep: Sequence[str], reserved: Sequence[str]) -> tuple[str, ...]:
-        """``keep`` as a tuple, with ``input`` none of them and no name one of those that the batch needs.
+        """``keep`` as a tuple, each once, ``input`` none of them, and no name one of those that the batch needs.
 
         Raises:
             ConfigError: Names the field.
         """
-        if isinstance(keep, str):
+        if not isinstance(keep, list | tuple):
             raise self.refuse(f"keep must be a list of fields, got {keep!r}")
         for field in (input, *keep):
             if field in reserved:
                 raise self.refuse(f"the field {field!r} has a name that the batch needs for its own; rename it before")
         if input in keep:
             raise self.refuse(f"the field {input!r} is the input and need not be kept")
+        if twice := [field for at, field in enumerate(keep) if field in keep[:at]]:
+            raise self.refuse(f"keep names the field {twice[0]!r} twice; name it once")
         return tuple(keep)
 
     def error(self, sample: Sample, reason: str) -> SampleError:

@@ -27,34 +27,41 @@ class Memory:
     """Memory for the arrays of batches. That of a batch which nobody holds any more is used again: to get pages from
     the system takes several times as long as to fill them.
 
-    An array's memory is free when neither the array, nor a view of it, nor a tensor that shares it is left.
+    An array's memory is free when neither the array, nor a view of it, nor a tensor that shares it is left. Several
+    threads may use one.
     """
 
     def __init__(self) -> None:
-        self._free: list[Any] = []
+        self._free: dict[int, Any] = {}  # each call on it is one step: threads, and what is let go meanwhile, may come
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """An array whose content is not set."""
         count, kind = math.prod(shape), np.dtype(dtype)
         size = count * kind.itemsize
-        owner: Any = next((kept for kept in reversed(self._free) if size <= len(kept) <= 2 * size), None)
+        owner = self._taken(size)
         if owner is None:
             owner = np.empty(size, dtype=np.uint8)
-        else:
-            self._free = [kept for kept in self._free if kept is not owner]
         # through a memoryview, so that views of the array keep the array, and not only its memory, alive
         array = np.frombuffer(memoryview(owner), dtype=kind, count=count)
         weakref.finalize(array, self._take_back, owner).atexit = False
         return array.reshape(shape)
 
+    def _taken(self, size: int) -> Any:
+        for kept in reversed(list(self._free.values())):
+            if size <= len(kept) <= 2 * size and (owner := self._free.pop(id(kept), None)) is not None:
+                return owner
+        return None
+
     def _take_back(self, owner: Any) -> None:
-        self._free = [*self._free[-_KEPT + 1 :], owner]
+        self._free[id(owner)] = owner
+        for oldest in list(self._free)[:-_KEPT]:
+            self._free.pop(oldest, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Memory, ()
 
 
-_KEPT = 4
+_KEPT = 6
 """Arrays of earlier batches whose memory is kept."""
 
 

@@ -138,6 +138,8 @@ class Map(_Foreign, SampleStage):
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kwargs, Mapping):
+            raise self.refuse(f"kwargs must be a dict, got {self.kwargs!r}")
         object.__setattr__(self, "kwargs", Settings(self.kwargs))
         self._check(self.kwargs)
         if isinstance(self.into, list):
@@ -209,6 +211,8 @@ class OnDevice(_Foreign, DeviceStage):
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kwargs, Mapping):
+            raise self.refuse(f"kwargs must be a dict, got {self.kwargs!r}")
         object.__setattr__(self, "kwargs", Settings(self.kwargs))
         self._check(self.kwargs)
 

@@ -137,6 +137,8 @@ class Normalize(DeviceStage):
             numbers = getattr(self, name)
             if not isinstance(numbers, (tuple, list)) or not numbers:
                 raise self.refuse(f"{name} must hold one number for each channel, got {numbers!r}")
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise self.refuse(f"{name} must hold numbers, got {numbers!r}")
             object.__setattr__(self, name, tuple(map(float, numbers)))
         if len(self.mean) != len(self.std):
             raise self.refuse(f"mean has {len(self.mean)} numbers and std has {len(self.std)}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ecopipe.signal.statistics import Frames, means
+from ecopipe.signal.threads import each
 from ecopipe.stages.stage import DeviceStage
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
@@ -157,11 +158,16 @@ class SpecAugment(DeviceStage):
         frames = Frames(features, lengths, offsets)
         bands, times = self.spans(drawn, lengths, features.shape[-1])
         made = _warped(features, frames, *self.warps(drawn, lengths)) if self.time_warp else features
+        fill = means(features, frames, whole=True) if self.fill == "mean" else drawn.new_zeros(len(lengths), 1)
+        fill = fill.to(features.dtype)
+        if features.device.type == "cpu" and not features.requires_grad:
+            private = made if self.time_warp else made.clone(memory_format=torch.contiguous_format)
+            _fill(frames.rows(private), bands, times, fill)
+            return batch.with_fields(**{self.field: private})
         in_freq = frames.each(_covered(torch.arange(features.shape[-1], device=features.device), bands[:, None]))
         in_time = _covered(frames.place, frames.each(times))
         masked = (in_time[..., None] | in_freq) & frames.valid[..., None]
-        fill = means(features, frames, whole=True) if self.fill == "mean" else drawn.new_zeros(len(lengths), 1)
-        return batch.with_fields(**{self.field: torch.where(masked, frames.each(fill.to(features.dtype)), made)})
+        return batch.with_fields(**{self.field: torch.where(masked, frames.each(fill), made)})
 
 
 def _spans(width: Tensor, place: Tensor, widest: Tensor, length: Tensor | int) -> Tensor:
@@ -169,6 +175,19 @@ def _spans(width: Tensor, place: Tensor, widest: Tensor, length: Tensor | int) -
     width = torch.floor(width * (widest[:, None] + 1))
     begin = torch.floor(place * (length - width + 1))
     return torch.stack([begin, begin + width], dim=-1).int()
+
+
+def _fill(samples: Sequence[Tensor], bands: Tensor, times: Tensor, fill: Tensor) -> None:
+    """Fills the masks of samples [n, bins] in place: bands and times [B, masks, 2], fill [B, 1]."""
+    all_bands, all_times, values = bands.tolist(), times.tolist(), fill[:, 0].tolist()
+
+    def one(at: int) -> None:
+        for begin, end in all_times[at]:
+            samples[at][begin:end] = values[at]
+        for begin, end in all_bands[at]:
+            samples[at][:, begin:end] = values[at]
+
+    each(one, range(len(samples)))
 
 
 def _covered(place: Tensor, spans: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from ecopipe.signal.waveform import Audio, Wave, as_dtype, gaussian, mixed, power, resampled, reverberated
 from ecopipe.stages.recordings import Recording, Recordings
 from ecopipe.stages.stage import SampleStage, told_by
-from ecopipe.stages.waveform import audio_of, check_probability, check_range, rate_of
+from ecopipe.stages.waveform import AudioStage, audio_of, check_probability, check_range, rate_of
 from ecopipe.vocabulary.errors import ShardError
 from ecopipe.vocabulary.randomness import Chance, Draws
 from ecopipe.vocabulary.sample import Sample
@@ -26,7 +26,7 @@ Paths = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class AddNoise(SampleStage):
+class AddNoise(AudioStage):
     """Noise added to ``audio`` at a drawn ratio of signal to noise: 10 log10 of the one's power by the other's.
 
     Both powers are means of squares over the whole sample, as ``torchaudio.functional.add_noise`` has it, and the ratio
@@ -62,9 +62,6 @@ class AddNoise(SampleStage):
     def needs(self) -> tuple[str, ...]:
         return ("audio",) if self.noise is None else ("audio", "rate_hz")
 
-    def gives(self) -> tuple[str, ...]:
-        return self.needs()
-
     def apply(self, sample: Sample, chance: Chance) -> Sample:
         audio, draws = audio_of(sample), chance.draws(sample.key)
         coin, at, row, place = draws.uniform(4).tolist()
@@ -88,7 +85,7 @@ class AddNoise(SampleStage):
 
 
 @dataclass(frozen=True)
-class Reverb(SampleStage):
+class Reverb(AudioStage):
     """``audio`` as it sounds in a room: convolved with a room impulse response, one drawn among all.
 
     The peak of the response is taken for the direct sound and stands at time 0, so that length and timing stay as they
@@ -120,9 +117,6 @@ class Reverb(SampleStage):
         return _recordings(self, "rirs", self.rirs)
 
     def needs(self) -> tuple[str, ...]:
-        return ("audio", "rate_hz")
-
-    def gives(self) -> tuple[str, ...]:
         return ("audio", "rate_hz")
 
     def apply(self, sample: Sample, chance: Chance) -> Sample:

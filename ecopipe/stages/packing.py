@@ -1,8 +1,9 @@
 """Texts without padding: several documents to a row (packing), or one after the other (a stream).
 
 Planning a pack needs the lengths of all documents of a block, and no payload. What it decides need not be carried to
-the workers: of documents that :class:`Pack` has ordered, a row ends exactly where the next document no longer fits, so
-that :class:`CollatePacked` finds the rows again from the documents' true lengths alone.
+the workers, less the bounds of documents that are split: of documents that :class:`Pack` has ordered, a row ends
+exactly where the next document no longer fits, so that :class:`CollatePacked` finds the rows again from the documents'
+true lengths alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from ecopipe.plan.parts import Parts
 from ecopipe.stages.collate import FieldCollate
+from ecopipe.stages.counting import counted, unplannable, whole_document
 from ecopipe.stages.stage import BatchingStage, Rows
 from ecopipe.vocabulary.errors import SampleError
 from ecopipe.vocabulary.randomness import Chance
@@ -24,6 +27,9 @@ from ecopipe.vocabulary.sample import Batch, Sample
 
 TooLong = Literal["error", "truncate"]
 """What becomes of a document that is longer than a row."""
+
+Long = Literal["error", "truncate", "split"]
+"""What becomes of it where rows are planned."""
 
 Counts = npt.NDArray[np.int64]
 
@@ -41,9 +47,10 @@ class Pack(BatchingStage):
         measure: The tokens of a document, a column of whole numbers in the index.
         length: Tokens of a row.
         rows: Rows of a batch.
-        too_long: A document of more than ``length`` tokens is an error that names it, or counts as ``length``, to be
-            truncated by ``CollatePacked(too_long="truncate")``. (It is never split: its parts would be several
-            samples.)
+        too_long: A document of more than ``length`` tokens is an error that names it; or counts as ``length``, to be
+            truncated by ``CollatePacked(too_long="truncate")``; or is split: into rows of its own as far as it fills
+            them, and what is left is packed beside others. Then every token is delivered exactly once, and
+            ``batch["parts"]`` says which tokens (start, stop) of each of ``batch["keys"]`` are there.
         extra: Tokens that come to each document on the way: 1 with an ``eos_token`` that the measure does not count.
     """
 
@@ -51,12 +58,12 @@ class Pack(BatchingStage):
     _: KW_ONLY
     length: int
     rows: int = 1
-    too_long: TooLong = "error"
+    too_long: Long = "error"
     extra: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choices(too_long=TooLong)
+        self.check_choices(too_long=Long)
         self.check_positive("length", "rows")
         if self.extra < 0:
             raise self.refuse(f"extra must be at least 0, got {self.extra}.")
@@ -64,36 +71,46 @@ class Pack(BatchingStage):
     def needs(self) -> tuple[str, ...]:
         return (self.measure,)
 
+    def parts_in(self) -> str:
+        return "tokens" if self.too_long == "split" else ""
+
+    def parts(self, block: pa.Table, rows: Rows, place: tuple[int, int]) -> Parts | None:
+        if self.too_long != "split":
+            return None
+        lengths = self._counted(block, rows) + self.extra
+        counts = np.maximum(-(-lengths // self.length), 1)
+        which = np.repeat(np.arange(len(rows), dtype=np.int64), counts)
+        start = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * self.length
+        stop = np.minimum(start + self.length, lengths[which])
+        return Parts.of(rows[which], start, stop, lengths[which], **{self.measure: stop - start})
+
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> list[Rows]:
         if not len(rows):
             return []
-        bins = first_fit_decreasing(self._lengths(block, rows), self.length)
+        lengths = self._counted(block, rows) if self.too_long == "split" else self._lengths(block, rows)
+        bins = first_fit_decreasing(lengths, self.length)
         by_bin = np.argsort(bins, kind="stable")
         members = np.split(by_bin, np.cumsum(np.bincount(bins))[:-1])
         in_turn = np.argsort([one[rows[one].argmin()] for one in members], kind="stable")
         batches = [np.sort(in_turn[at : at + self.rows]) for at in range(0, len(members), self.rows)]
         return [rows[np.concatenate([members[number] for number in batch])] for batch in batches]
 
+    def _counted(self, block: pa.Table, rows: Rows) -> Counts:
+        return counted(self, self.measure, block, rows)
+
     def _lengths(self, block: pa.Table, rows: Rows) -> Counts:
-        column = block[self.measure].combine_chunks().take(pa.array(rows))
-        if not pa.types.is_integer(column.type):
-            raise self.refuse(f"{self.measure} holds {column.type}, which counts no tokens. Name a column of integers.")
-        if column.null_count:
-            at = int(np.argmax(np.asarray(column.is_null())))
-            raise self._error(block, rows[at], f"has no {self.measure}. Leave it out with Where, or index again")
-        lengths = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64) + self.extra
+        lengths = self._counted(block, rows) + self.extra
         if self.too_long == "error" and lengths.max() > self.length:
             at, most = int(lengths.argmax()), self.length - self.extra
-            raise self._error(
+            raise unplannable(
+                self,
                 block,
                 rows[at],
-                f"has {self.measure} {lengths[at] - self.extra}, over the {most} of a row. Set too_long='truncate' "
-                f"here and in CollatePacked, or leave long documents out with Where({self.measure!r}, at_most={most})",
+                f"has {self.measure} {lengths[at] - self.extra}, over the {most} of a row. Set too_long='split', or "
+                "'truncate' here and in CollatePacked, or leave long documents out with "
+                f"Where({self.measure!r}, at_most={most})",
             )
         return np.minimum(lengths, self.length)
-
-    def _error(self, block: pa.Table, row: np.int64, reason: str) -> SampleError:
-        return SampleError(self.label, block["key"][int(row)].as_py(), block["shard"][int(row)].as_py(), reason + ".")
 
 
 @dataclass(frozen=True)
@@ -115,12 +132,13 @@ class CollatePacked(FieldCollate):
     ``lengths``       int64 [n]            tokens of each document
     ``starts``        int64 [n]            where each begins in the flattened batch
     ``keys``          list of n            the documents' sample keys
-    ``targets``       int64 [B, length]    with ``next_tokens``: the next token of the same document, else
-                                           ``ignore_value``
+    ``targets``       int64 [B, length]    with ``next_tokens``: the next token of the same document, be it in
+                                           another part of it, else ``ignore_value``
     ================  ===================  =========================================================================
 
     Documents attend to themselves alone where ``documents[:, :, None] == documents[:, None, :]``. An empty document
-    keeps its key, and has a segment of length 0.
+    keeps its key, and has a segment of length 0. Where documents are split, what is said of a document holds for each
+    part: its positions begin at 0.
 
     Args:
         input: The field with the token numbers, integers [T].
@@ -129,7 +147,8 @@ class CollatePacked(FieldCollate):
             Give it for shapes that never change; leave it out where ``bad_samples`` substitutes (what stands in may
             be longer).
         too_long: A document of more than ``length`` tokens, ``eos_token`` counted, is an error that names it, or loses
-            its end (not the ``eos_token``).
+            its end (not the ``eos_token``). One that :class:`Pack` has split is neither: the part that was planned is
+            taken, whatever this says.
         eos_token: A number that is put behind every document.
         pad_value: Stands in the padding.
         next_tokens: Gives ``targets``.
@@ -158,6 +177,9 @@ class CollatePacked(FieldCollate):
     def needs(self) -> tuple[str, ...]:
         return (self.input, *self.keep)
 
+    def parts_in(self) -> str:
+        return "tokens"
+
     def gives(self) -> tuple[str, ...]:
         beside = ("positions", "documents", "cu_seqlens", "max_seqlen", "lengths", "starts")
         return ("keys", self.input, *beside, *(["targets"] if self.next_tokens else []), *self.keep)
@@ -165,7 +187,7 @@ class CollatePacked(FieldCollate):
     def apply(self, samples: Sequence[Sample]) -> Batch:
         if not samples:
             raise ValueError("a batch of no samples")
-        texts = [self._document(sample) for sample in samples]
+        texts, following = zip(*map(self._document, samples), strict=True)
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         rows, starts = next_fit(lengths, self.length)
         needed = int(rows[-1]) + 1
@@ -190,8 +212,9 @@ class CollatePacked(FieldCollate):
         }
         if self.next_tokens:
             targets = np.append(tokens[1:], self.ignore_value)
-            targets[bounds[1:][sizes > 0] - 1] = self.ignore_value
             targets[documents == 0] = self.ignore_value
+            filled = lengths > 0
+            targets[(starts + lengths)[filled] - 1] = np.array(following, dtype=np.int64)[filled]
             fields["targets"] = self._rows(targets)
         for name in self.keep:
             fields[name] = self.kept(samples, name)
@@ -200,14 +223,18 @@ class CollatePacked(FieldCollate):
     def _rows(self, flat: Counts) -> torch.Tensor:
         return torch.from_numpy(flat.reshape(-1, self.length))
 
-    def _document(self, sample: Sample) -> Counts:
+    def _document(self, sample: Sample) -> tuple[Counts, int]:
+        """A document or the planned part of one, and the token that follows it there."""
         tokens = self.tokens(sample, self.input)
+        if part := sample.part_in("tokens"):
+            whole = whole_document(self, sample, tokens, part, self.eos_token)
+            return whole[part.start : part.stop], int([*whole[part.stop : part.stop + 1], self.ignore_value][0])
         most = self.length - (self.eos_token is not None)
         if len(tokens) > most and self.too_long == "error":
             remedy = f"set too_long='truncate', or leave it out with Where({self.input!r}, at_most={most})"
             raise self.error(sample, f"its {self.input} has {len(tokens)} tokens, over the {most} of a row; {remedy}")
         tokens = tokens[:most]
-        return tokens if self.eos_token is None else np.append(tokens, self.eos_token)
+        return tokens if self.eos_token is None else np.append(tokens, self.eos_token), self.ignore_value
 
     def _overflow(self, sample: Sample, count: int, needed: int) -> SampleError:
         return self.error(
@@ -229,10 +256,11 @@ class CollateStream(FieldCollate):
         for text, target in zip(batch["tokens"].split(35, 1), batch["targets"].split(35, 1)): ...
 
     Each *batch* is such a stream of its own, and the state begins anew with it: a column of the next batch does not go
-    on where this one's ended. With ``Batch(size)`` of at least the corpus (one lane, one block) that is the legacy
-    iterator's epoch exactly; a large corpus is cut into as many streams as there are batches, and the price is
-    ``columns`` interrupted contexts a batch. In return the order is a value like any other, and resuming needs no
-    hidden text.
+    on where this one's ended. (For windows as batches, which go on over all of a block, there are ``BPTT`` and
+    ``CollateBPTT``; they need the tokens counted in the index.) With ``Batch(size)`` of at least the corpus (one lane,
+    one block) that is the legacy iterator's epoch exactly; a large corpus is cut into as many streams as there are
+    batches, and the price is ``columns`` interrupted contexts a batch. In return the order is a value like any other,
+    and resuming needs no hidden text.
 
     =====================  =====================  ==================================================================
     ``batch[input]``       int64 [columns, L-1]   the stream's tokens; [L-1, columns] with ``batch_first=False``

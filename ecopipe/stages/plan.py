@@ -35,11 +35,11 @@ class Where(PlanStage):
     one_of: tuple[int | float | str, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.one_of is not None:
+        if isinstance(self.one_of, list):
             object.__setattr__(self, "one_of", tuple(self.one_of))
+        super().__post_init__()
         if self.at_least is None and self.at_most is None and self.one_of is None:
             raise self.refuse("says nothing to keep. Give at_least, at_most or one_of.")
-        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return (self.measure,)
@@ -71,9 +71,9 @@ class Take(PlanStage):
     count: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 1:
             raise self.refuse(f"count must be at least 1, got {self.count}.")
-        super().__post_init__()
 
     def deal(self, slices: Slices, chance: Chance) -> Slices:
         return first_rows(slices, self.count)
@@ -110,9 +110,9 @@ class Batch(BatchingStage):
     drop_last: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 1:
             raise self.refuse(f"size must be at least 1, got {self.size}.")
-        super().__post_init__()
 
     @property
     def multiple(self) -> int:
@@ -156,6 +156,7 @@ class Bucket(BatchingStage):
     group: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_padded is None and self.max_count is None:
             raise self.refuse("has no limit. Give max_padded (in units of the measure), max_count, or both.")
         if self.max_padded is not None and not 0 < self.max_padded < math.inf:
@@ -168,7 +169,6 @@ class Bucket(BatchingStage):
             raise self.refuse(f"spread must be finite and at least 1, got {self.spread}.")
         if self.group < 1:
             raise self.refuse(f"group must be at least 1, got {self.group}.")
-        super().__post_init__()
 
     @property
     def batches_per_turn(self) -> int:

@@ -39,15 +39,12 @@ class ResampleOnDevice(DeviceStage):
     beta: float = Kernel.beta
 
     def __post_init__(self) -> None:
-        for name in ("rate_hz", "zeros"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise self.refuse(f"{name} must be a positive int, got {value!r}")
+        self.check_positive("rate_hz", "zeros")
+        super().__post_init__()
         if not 0 < self.rolloff <= 1:
             raise self.refuse(f"rolloff must be in (0, 1], got {self.rolloff!r}")
         if not 0 <= self.beta <= 100:
             raise self.refuse(f"beta must be in 0..100, got {self.beta!r}")
-        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return ("audio", "lengths", "rate_hz")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast, get_args
@@ -13,6 +15,7 @@ from ecopipe.plan.mixed import MixedShards
 from ecopipe.plan.mixture import Stop
 from ecopipe.plan.shards import Shards, open_shards
 from ecopipe.stages.foreign import identity
+from ecopipe.stages.stage import fits, hints_of
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
 LANES = 1
@@ -24,7 +27,8 @@ class TarShards:
     """WebDataset tars with an index beside them; tars without one are indexed the first time they are seen.
 
     Args:
-        path: A folder of tars, one tar, or a glob pattern; a path or a URL that fsspec knows; or several of these.
+        path: A folder of tars, one tar, or a glob pattern; a path or a URL that fsspec knows; or several of these, in a
+            list.
         lanes: Independent streams of shards that take turns in giving a batch. More lanes let ranks read fewer shards
             each, fewer lanes let blocks be larger for their memory. Part of the order: never a matter of the machine.
         block_rows: Samples that are shuffled and bucketed together within a lane. Planning holds one block per lane.
@@ -39,8 +43,12 @@ class TarShards:
     name: str = field(default="", kw_only=True, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str):
-            object.__setattr__(self, "path", tuple(str(path) for path in self.path))
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
+        elif isinstance(self.path, list | tuple):
+            several = (os.fspath(path) if isinstance(path, os.PathLike) else path for path in self.path)
+            object.__setattr__(self, "path", tuple(several))
+        _check_types(self)
         if not self.path or not all(self.paths):
             raise ConfigError("TarShards: path is empty. Give a folder of tars.")
         _check_blocks("TarShards", self.lanes, self.block_rows)
@@ -121,6 +129,7 @@ class Mix:
         if self.stop not in get_args(Stop):
             raise ConfigError(f"Mix: unknown stop {self.stop!r}. {nearest(str(self.stop), get_args(Stop))}")
         self._check_weights()
+        _check_types(self)
         _check_blocks("Mix", self.lanes, self.block_rows)
 
     def _check_weights(self) -> None:
@@ -190,6 +199,7 @@ class Items:
     def __post_init__(self) -> None:
         if not callable(self.make):
             raise ConfigError(f"Items: make must be a function that gives the iterable, got {self.make!r}.")
+        _check_types(self)
         if self.window < 1:
             raise ConfigError(f"Items: window must be at least 1, got {self.window}.")
 
@@ -225,6 +235,16 @@ def _numbers(weights: Any) -> Any:
     if isinstance(weights, bool) or not isinstance(weights, int | float):
         raise ConfigError(f"Mix: weights must be a sequence of numbers, or one for each epoch, got {weights!r} in it.")
     return float(weights)
+
+
+def _check_types(source: Source) -> None:
+    """Refuses the first setting that is not of its type."""
+    hints = hints_of(type(source))
+    for item in dataclasses.fields(source):
+        value = getattr(source, item.name)
+        if not fits(value, hints[item.name]):
+            told = f"{item.name} = {value!r} has the wrong type; it takes {item.type}"
+            raise ConfigError(f"{type(source).__name__}: {told}.")
 
 
 def _check_blocks(what: str, lanes: int, block_rows: int) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ecopipe.plan.blocks import Slices
+    from ecopipe.plan.parts import Parts
 
 Rows = npt.NDArray[np.int64]
 
@@ -136,6 +137,11 @@ class Stage:
         """Fields that are gone afterwards."""
         return ()
 
+    def parts_in(self) -> str:
+        """What parts of samples are counted in: those that a plan stage makes, or that another stage cuts out. Empty
+        if the stage has to do with none."""
+        return ""
+
     def check_choices(self, **choices: Any) -> None:
         """Raises for the first setting that is none of the choices of its ``Literal``.
 
@@ -161,6 +167,11 @@ class PlanStage(Stage):
         """The slices of the shards of a source in an epoch, before they are dealt to lanes: reordered, or fewer."""
         return slices
 
+    def parts(self, block: pa.Table, rows: Rows, place: tuple[int, int]) -> Parts | None:
+        """The parts of samples that take the place of some rows of a block, before ``apply`` sees them; None leaves the
+        rows as they are."""
+        return None
+
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
         """Rows of a block, as positions into ``block``: reordered, or fewer. ``place`` is (lane, block number)."""
         return rows
@@ -180,6 +191,11 @@ class BatchingStage(Stage, abc.ABC):
     def batches_per_turn(self) -> int:
         """Batches of a block that follow each other in the sequence, before another lane has its turn."""
         return 1
+
+    def parts(self, block: pa.Table, rows: Rows, place: tuple[int, int]) -> Parts | None:
+        """The parts of samples that take the place of some rows of a block, before ``apply`` sees them; None leaves the
+        rows as they are."""
+        return None
 
     def count(self, rows: int) -> int | None:
         """Batches that a block of so many rows gives; None if it depends on more than their number."""

@@ -7,6 +7,7 @@ sample is augmented alike in any batch, worker and run, and ``p`` decides only w
 
 from __future__ import annotations
 
+import abc
 from dataclasses import KW_ONLY, dataclass
 from math import floor, isfinite
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ecopipe.formats.audio import INT16_SCALE
-from ecopipe.signal.waveform import Audio, as_dtype, resampled
+from ecopipe.signal.waveform import Audio, Wave, as_dtype, resampled
 from ecopipe.stages.stage import SampleStage, Stage
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
@@ -25,8 +26,36 @@ Pad = Literal["zero", "repeat", "none"]
 MAX_DB = 120.0
 
 
+class AudioStage(SampleStage, abstract=True):
+    """A sample stage that changes ``audio``, and gives what it needs."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("audio",)
+
+    def gives(self) -> tuple[str, ...]:
+        return self.needs()
+
+
+class RandomStage(AudioStage, abstract=True):
+    """Changes ``audio`` of a share ``p`` of the samples, by one draw."""
+
+    p: float
+
+    def apply(self, sample: Sample, chance: Chance) -> Sample:
+        audio = audio_of(sample)
+        coin, at = chance.draws(sample.key).uniform(2).tolist()
+        if coin >= self.p or not audio.size:
+            return sample
+        wave = self.changed(audio, at)
+        return sample if wave is audio else sample.with_fields(audio=as_dtype(wave, audio.dtype))
+
+    @abc.abstractmethod
+    def changed(self, audio: Audio, at: float) -> Audio | Wave:
+        """The audio, changed by a draw in [0, 1); itself if it stays as it is."""
+
+
 @dataclass(frozen=True)
-class Gain(SampleStage):
+class Gain(RandomStage):
     """``audio`` louder or softer, by a gain that is uniform in dB.
 
     Args:
@@ -50,29 +79,20 @@ class Gain(SampleStage):
         self.check_choices(clipping=Clipping)
         super().__post_init__()
 
-    def needs(self) -> tuple[str, ...]:
-        return ("audio",)
-
-    def gives(self) -> tuple[str, ...]:
-        return ("audio",)
-
-    def apply(self, sample: Sample, chance: Chance) -> Sample:
-        audio = audio_of(sample)
-        coin, at = chance.draws(sample.key).uniform(2).tolist()
-        if coin >= self.p or not audio.size:
-            return sample
+    def changed(self, audio: Audio, at: float) -> Wave:
         gain = 10.0 ** ((self.min_db + at * (self.max_db - self.min_db)) / 20.0)
-        wave, full = audio.astype(np.float64), 32767.0 if audio.dtype == np.int16 else 1.0
+        wave: Wave = audio.astype(np.float64)
+        full = 32767.0 if audio.dtype == np.int16 else 1.0
         if self.clipping == "limit" and (peak := float(np.abs(wave).max())) * gain > full:
             gain = full / peak
         wave = wave * gain
         if self.clipping == "clip" and audio.dtype != np.int16:
             wave = np.clip(wave, -1.0, 1.0)
-        return sample.with_fields(audio=as_dtype(wave, audio.dtype))
+        return wave
 
 
 @dataclass(frozen=True)
-class Speed(SampleStage):
+class Speed(RandomStage):
     """``audio`` faster or slower, pitch and tempo both: T frames become floor(T / factor + 1/2), at the same rate.
 
     Ko et al., "Audio augmentation for speech recognition", Interspeech 2015; SoX's ``speed``. By soxr (HQ): for the
@@ -99,23 +119,13 @@ class Speed(SampleStage):
         check_probability(self, self.p)
         super().__post_init__()
 
-    def needs(self) -> tuple[str, ...]:
-        return ("audio",)
-
-    def gives(self) -> tuple[str, ...]:
-        return ("audio",)
-
-    def apply(self, sample: Sample, chance: Chance) -> Sample:
-        audio = audio_of(sample)
-        coin, at = chance.draws(sample.key).uniform(2).tolist()
+    def changed(self, audio: Audio, at: float) -> Audio | Wave:
         factor = float(self.factors[int(at * len(self.factors))])
-        if coin >= self.p or factor == 1.0 or not audio.size:
-            return sample
-        return sample.with_fields(audio=as_dtype(resampled(audio, factor, 1.0).astype(np.float64), audio.dtype))
+        return audio if factor == 1.0 else resampled(audio, factor, 1.0).astype(np.float64)
 
 
 @dataclass(frozen=True)
-class RandomCrop(SampleStage):
+class RandomCrop(AudioStage):
     """A stretch of ``audio`` of exactly N = floor(duration_s * rate_hz + 1/2) frames, from a place drawn among all.
 
     Args:
@@ -138,9 +148,6 @@ class RandomCrop(SampleStage):
     def needs(self) -> tuple[str, ...]:
         return ("audio", "rate_hz")
 
-    def gives(self) -> tuple[str, ...]:
-        return ("audio", "rate_hz")
-
     def apply(self, sample: Sample, chance: Chance) -> Sample:
         audio, wanted = audio_of(sample), floor(self.duration_s * rate_of(sample) + 0.5)
         if not wanted:
@@ -159,7 +166,7 @@ class RandomCrop(SampleStage):
 
 
 @dataclass(frozen=True)
-class NormalizeAudio(SampleStage):
+class NormalizeAudio(AudioStage):
     """``audio`` less its mean, over the root of its variance plus ``eps``: float32, as models of raw waveforms want it.
 
     int16 is taken as x / 32768. With the default it is what wav2vec 2.0 was trained on with ``normalize=True``, and
@@ -176,12 +183,6 @@ class NormalizeAudio(SampleStage):
         super().__post_init__()
         if not self.eps > 0:
             raise self.refuse(f"eps must be above 0, got {self.eps!r}")
-
-    def needs(self) -> tuple[str, ...]:
-        return ("audio",)
-
-    def gives(self) -> tuple[str, ...]:
-        return ("audio",)
 
     def apply(self, sample: Sample, chance: Chance) -> Sample:
         audio = audio_of(sample)

@@ -6,6 +6,7 @@ import mmap
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ _BLOCK = 512
 """Bytes: no two members of a tar begin in the same block."""
 
 Bytes = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -29,38 +31,77 @@ class MappedFile:
 
     content: Bytes
     stamp: tuple[int, ...]
+    _memory: mmap.mmap = field(repr=False)
     _found: npt.NDArray[np.uint32] = field(init=False, repr=False)
     _known: npt.NDArray[np.bool_] = field(init=False, repr=False)
-    _ranges: dict[int, Bytes] = field(init=False, repr=False, default_factory=dict)
+    _address: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._address = int(self.content.ctypes.data)
         blocks = -(-len(self.content) // _BLOCK)
         self._found = np.zeros(blocks, dtype=np.uint32)
         self._known = np.zeros(blocks, dtype=np.bool_)
 
-    def gather(self, offsets: npt.NDArray[np.int64], size: int) -> Bytes | None:
-        """The ranges of ``size`` bytes that begin at ``offsets``, a copy: uint8 [ranges, size]; None if the file ends
-        before one of them does."""
-        last = len(self.content) - size
-        if last < 0 or offsets.min() < 0 or offsets.max() > last:
-            return None
-        ranges = self._ranges.get(size)
-        if ranges is None:
-            ranges = np.lib.stride_tricks.as_strided(self.content, (last + 1, size), (1, 1), writeable=False)
-            self._ranges = {size: ranges}
-        return ranges[offsets]
+    @property
+    def address(self) -> int:
+        """Where its memory begins."""
+        return self._address
 
-    def checks(self, offsets: npt.NDArray[np.int64], ranges: Bytes) -> npt.NDArray[np.uint32]:
+    def was_cut(self) -> bool:
+        """Whether the file is shorter now than its memory."""
+        return self._memory.size() < len(self.content)
+
+    def checks(self, offsets: Offsets, ranges: Bytes, at: Offsets) -> npt.NDArray[np.uint32]:
         """The CRC-32 of each of the ranges that begin at ``offsets``, uint32: worked out the first time it is asked
-        for, as long as the file is the same."""
+        for, as long as the file is the same. They are ``ranges[at]``."""
         blocks = offsets // _BLOCK
         known = self._known[blocks]
         if not known.all():
-            for at in np.flatnonzero(~known).tolist():
-                self._found[blocks[at]] = zlib.crc32(ranges[at])
+            for new in np.flatnonzero(~known).tolist():
+                self._found[blocks[new]] = zlib.crc32(ranges[at[new]])
             self._known[blocks] = True
         checks: npt.NDArray[np.uint32] = self._found[blocks]
         return checks
+
+
+class _Window:
+    """Memory by its address, as an array that keeps it alive."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], alive: object) -> None:
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "data": (address, False), "shape": shape, "strides": strides,
+        }  # fmt: skip
+        self._alive = alive
+
+
+def ranges_of(
+    files: Mapping[int, MappedFile], which: npt.NDArray[Any], offsets: Offsets, size: int
+) -> tuple[Bytes, Offsets] | None:
+    """Ranges of several files, as rows of one array that lies over the memory of all: uint8 [places, size], of which
+    only the rows that are named may be looked at; and the row of each range, int64 [ranges]. None if a file ends before
+    one of its ranges does, or has become shorter.
+
+    Who looks at memory behind the new end of a file that was cut is ended by the system (SIGBUS). So the files are
+    asked for their lengths here, and the rows are to be copied at once; a cut within the tenth of a millisecond that
+    this takes is not seen.
+
+    Args:
+        files: Files by number.
+        which: The number of each range's file, [ranges].
+        offsets: Where each begins, int64 [ranges].
+        size: Bytes of each.
+    """
+    last, address = np.full(max(files) + 1, -1), np.zeros(max(files) + 1, dtype=np.int64)
+    for number, file in files.items():
+        if file.was_cut():
+            return None
+        last[number], address[number] = len(file.content) - size, file.address
+    if (offsets < 0).any() or (offsets > last[which]).any():
+        return None
+    lowest = min(file.address for file in files.values())
+    end = int((address + last).max())
+    rows = np.asarray(_Window(lowest, (end - lowest + 1, size), (1, 1), list(files.values())))
+    return rows, (address - lowest)[which] + offsets
 
 
 class MappedFiles:
@@ -106,4 +147,4 @@ def _map(path: str) -> MappedFile:
     with open(path, "rb") as file:
         stamp = _stamp(os.fstat(file.fileno()))
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return MappedFile(np.frombuffer(memory, dtype=np.uint8), stamp)
+    return MappedFile(np.frombuffer(memory, dtype=np.uint8), stamp, memory)

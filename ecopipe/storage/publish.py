@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -134,27 +135,38 @@ def publish_folder(path: Path, *, replace: bool = False, check: Callable[[Path],
         raise OutputError(f"{path}: already exists. Choose another place, or replace it with --overwrite.")
     with _temporary(path, folder=True) as temporary:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as written:
-                    os.fsync(written.fileno())
-        if path.exists() and not replace:
-            raise OutputError(f"{path}: appeared while it was being written; another run made it. It was not changed.")
-        random = temporary.name[len(PREFIX) : len(PREFIX) + _RANDOM]
-        old = temporary.with_name(f"{OLD_PREFIX}{random}-{path.name}")
-        try:
-            if path.exists():
-                os.rename(path, old)
-                if check is not None:
-                    check(old)
-            os.rename(temporary, path)
-        except BaseException:
-            if old.exists() and not path.exists():
-                os.rename(old, path)
-            raise
-        _sync_folder(path.parent)
-        _remove(old)
+        put_in_place(temporary, path, replace=replace, check=check)
+
+
+def put_in_place(
+    folder: Path, path: Path, *, replace: bool = False, check: Callable[[Path], None] | None = None
+) -> None:
+    """Renames a folder that is whole to its final place on the same file system, as :func:`publish_folder` does.
+
+    Raises:
+        OSError, OutputError: The place is taken or cannot be written.
+    """
+    os.chmod(folder, 0o777 & ~_umask())
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+    if path.exists() and not replace:
+        raise OutputError(f"{path}: appeared while it was being written; another run made it. It was not changed.")
+    random = secrets.token_hex(_RANDOM // 2)
+    old = path.with_name(f"{OLD_PREFIX}{random}-{path.name}")
+    try:
+        if path.exists():
+            os.rename(path, old)
+            if check is not None:
+                check(old)
+        os.rename(folder, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise
+    _sync_folder(path.parent)
+    _remove(old)
 
 
 def sweep(path: Path) -> None:

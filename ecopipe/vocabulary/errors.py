@@ -7,6 +7,7 @@
     ├── MissingDependency    an optional package is needed here and is not installed
     ├── OutputError          a place to write that is taken, or cannot be written
     ├── StateError           a saved state that does not belong to this loader
+    ├── StorageError         a place by URL that cannot be reached, or that refuses
     ├── WorkerError          a worker process that died, or did not answer in time
     └── DataError            the data is not what it should be
         ├── CorpusError      a raw corpus: missing, empty or damaged
@@ -41,6 +42,10 @@ class OutputError(EcopipeError):
 
 class StateError(EcopipeError):
     """A saved state that does not belong to this loader."""
+
+
+class StorageError(EcopipeError):
+    """A place by URL that cannot be reached, or that refuses. It is no DataError: no sample is bad because of it."""
 
 
 class WorkerError(EcopipeError):
@@ -84,7 +89,7 @@ MOST_NAMES = 24
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """A remedy for a misspelt name: the nearest known one if there is one, and the known ones.
+    """A remedy for a misspelt name: the nearest known one if there is one, and the known ones; of many, the nearest.
 
     >>> nearest("widht", ["width", "height"])
     "Did you mean 'width'? Known: height, width."
@@ -92,5 +97,8 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES} more"]
-    return f"{hint}Known: {', '.join(shown) or 'none'}."
+    if len(names) > MOST_NAMES:
+        more = f"and {len(names) - MOST_NAMES} more"
+        names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, wrong).ratio())
+        names[MOST_NAMES:] = [more]
+    return f"{hint}Known: {', '.join(names) or 'none'}."

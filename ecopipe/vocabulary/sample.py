@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """Which part of a sample is meant: units [start, stop) of all ``whole``, counted in ``unit`` (``"frames"``)."""
+
+    start: int
+    stop: int
+    whole: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"[{self.start}:{self.stop}]"
 
 
 class Sample(Mapping[str, Any]):
@@ -13,13 +25,17 @@ class Sample(Mapping[str, Any]):
     A field is a member of the tar under its extension (``sample["flac"]``: bytes), a measure of the index
     (``sample["label"]``: int), or what a stage made of them (``sample["audio"]``: array). A sample is never changed:
     :meth:`with_fields` and :meth:`without` return another one.
+
+    ``part`` is None, or says that only a part of the sample is wanted. Its members are whole; the stage that cuts the
+    part out of what they hold is the one that counts in the part's unit.
     """
 
-    __slots__ = ("_fields", "key", "shard")
+    __slots__ = ("_fields", "key", "part", "shard")
 
-    def __init__(self, key: str, fields: Mapping[str, Any], *, shard: str = "") -> None:
+    def __init__(self, key: str, fields: Mapping[str, Any], *, shard: str = "", part: Part | None = None) -> None:
         self.key = key
         self.shard = shard
+        self.part = part
         self._fields = dict(fields)
 
     def __getitem__(self, name: str) -> Any:
@@ -36,12 +52,20 @@ class Sample(Mapping[str, Any]):
 
     def with_fields(self, **fields: Any) -> Sample:
         """This sample with fields added or replaced."""
-        return Sample(self.key, {**self._fields, **fields}, shard=self.shard)
+        return Sample(self.key, {**self._fields, **fields}, shard=self.shard, part=self.part)
 
     def without(self, *names: str) -> Sample:
         """This sample less the named fields."""
         left = {name: value for name, value in self._fields.items() if name not in names}
-        return Sample(self.key, left, shard=self.shard)
+        return Sample(self.key, left, shard=self.shard, part=self.part)
+
+    def at(self, part: Part | None, **fields: Any) -> Sample:
+        """This sample where another part of it is wanted, with fields that tell of that part."""
+        return Sample(self.key, {**self._fields, **fields}, shard=self.shard, part=part)
+
+    def part_in(self, unit: str) -> Part | None:
+        """The part that is wanted, if it is counted in this unit."""
+        return self.part if self.part is not None and self.part.unit == unit else None
 
 
 @dataclass(frozen=True)
@@ -83,8 +107,9 @@ class Place:
 class Batch(dict[str, Any]):
     """A batch: a dict of tensors and lists, with ``keys`` (one str per sample) and its place in the sequence.
 
-    ``batch["keys"]``: list of B sample keys. Tensors have the batch as their first dimension unless a stage says
-    otherwise. ``batch.place`` says which batch of the sequence this is.
+    ``batch["keys"]``: list of B sample keys. ``batch["parts"]``, where rows stand for parts of samples: list of B pairs
+    (start, stop), in frames of the file or in tokens. Tensors have the batch as their first dimension unless a stage
+    says otherwise. ``batch.place`` says which batch of the sequence this is.
     """
 
     place: Place | None
@@ -95,9 +120,12 @@ class Batch(dict[str, Any]):
 
     @property
     def sample_keys(self) -> list[str]:
-        """The keys of the samples, in their order in the batch."""
+        """What the samples are called, in their order in the batch: by their keys; a part of one with its bounds behind
+        it, such as ``1089-134686-0000[160000:320000]``. Random draws and errors go by these names."""
         keys: list[str] = self["keys"]
-        return keys
+        if (parts := self.get("parts")) is None:
+            return keys
+        return [f"{key}[{start}:{stop}]" for key, (start, stop) in zip(keys, parts, strict=True)]
 
     def with_fields(self, **fields: Any) -> Batch:
         """This batch with fields added or replaced; tensors that stay are shared, not copied."""

@@ -13,11 +13,13 @@ import numpy as np
 
 from ecopipe.datasets.corpus import Corpus, RawSample
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.write import write_corpus
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map
 from ecopipe.stages.plan import Batch, Shuffle
 from ecopipe.stages.source import TarShards
+from ecopipe.vocabulary.errors import DataError
 
 Streamed = dict[str, dict[str, dict[str, Any]]]
 
@@ -30,7 +32,7 @@ def whole(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def round_trip(corpus: Corpus, out: Path) -> Streamed:
     """Split -> key -> fields, as a shuffling pipeline over the shards delivers them; equal to what the corpus gave."""
-    write_corpus(corpus, out, max_count=7)
+    write_corpus(corpus, out, limits=Limits(max_count=7))
     found: Streamed = {}
     for split in corpus.splits():
         given = list(corpus.samples(split))
@@ -62,6 +64,12 @@ def check_contract(corpus: Corpus, split: str, given: list[RawSample]) -> None:
     assert given == list(corpus.samples(split))
     assert given == list(pickle.loads(pickle.dumps(corpus)).samples(split))
     assert all(line.endswith(".") for line in corpus.report())
+    assert [corpus.key(split, place) for place in range(len(keys))] == keys
+    assert [corpus.sample(split, place) for place in reversed(range(len(keys)))] == given[::-1]
+    corpus.check(split)
+    sizes, true = corpus.sizes(split), sum(len(data) for sample in given for data in sample.members.values())
+    assert sizes.shape == (len(keys),) and sizes.dtype == np.int64 and (sizes >= 0).all()
+    assert true / 3 - 64 * len(keys) <= sizes.sum() <= true * 3 + 64 * len(keys) + 1024
 
 
 def wav(frames: int, rate_hz: int) -> bytes:
@@ -82,3 +90,16 @@ def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(payload.encode() if isinstance(payload, str) else payload)
     return root
+
+
+def read_all(corpus: Corpus, split: str) -> tuple[dict[str, RawSample], dict[str, str]]:
+    """The samples of a split by key, and the messages of those that cannot be read; each is asked for by its place."""
+    good: dict[str, RawSample] = {}
+    bad: dict[str, str] = {}
+    for place in reversed(range(corpus.count(split))):
+        key = corpus.key(split, place)
+        try:
+            good[key] = corpus.sample(split, place)
+        except DataError as error:
+            bad[key] = str(error)
+    return good, bad

@@ -226,7 +226,7 @@ def test_a_damaged_batch_is_refused(copy: Path, damage: Callable[[Path], None], 
     damage(copy)
     corpus = Cifar10(copy)
     with pytest.raises(CorpusError, match=rf"{BATCH} is damaged: {found}.*\. Fetch cifar-10-python\.tar\.gz again\."):
-        corpus.count("train")
+        corpus.check("train")
     with pytest.raises(CorpusError, match=BATCH):
         list(corpus.samples("train"))
     assert corpus.count("test") == 20

@@ -82,10 +82,10 @@ def test_a_damaged_binary_batch_is_refused(cifar: Path) -> None:
         CorpusError,
         match=r"test_batch\.bin is damaged: the label of row 1 is 10, .*Fetch cifar-10-binary\.tar\.gz again",
     ):
-        Cifar10(file.parent).count("test")
+        Cifar10(file.parent).check("test")
     file.write_bytes(data[:-1])
     with pytest.raises(CorpusError, match=r"its 18,437 bytes are no whole number of rows of 3,073"):
-        Cifar10(file.parent).count("test")
+        Cifar10(file.parent).check("test")
 
 
 FINE = [f"fine_{number:03d}" for number in range(100)]
@@ -143,11 +143,11 @@ def test_cifar100_incomplete_damaged_and_hostile(cifar100: tuple[Path, dict[str,
     assert Cifar100(root).report()[0] == "test: this split of the full corpus is missing."
     (root / "train").write_bytes(pickle.dumps({b"x": os.system}))
     with pytest.raises(CorpusError, match=r"train is refused: loading it would call (posix|nt)\.system"):
-        Cifar100(root).count("train")
+        Cifar100(root).check("train")
     fields = {**cifar100[1]["train"], b"coarse_labels": [20] * 9}
     (root / "train").write_bytes(synthetic._old_pickle(fields))
     with pytest.raises(CorpusError, match=r"train is damaged: the coarse label of row 0 is 20, not one of 0 to 19"):
-        Cifar100(root).count("train")
+        Cifar100(root).check("train")
     (root / "meta").unlink()
     with pytest.raises(CorpusError, match=r"neither the python version of CIFAR-100 nor the binary one: meta missing"):
         Cifar100(root)
@@ -280,7 +280,7 @@ def test_folders_of_images_with_splits(tmp_path: Path) -> None:
 def test_images_that_cannot_be_told_apart_or_read(tmp_path: Path) -> None:
     root = write(tmp_path / "in", {"cat/1.png": b"x", "cat/1.jpg": b"x"})
     with pytest.raises(CorpusError, match=r"1\.jpg and .*1\.png would both be the sample 'cat/1'\. Rename one"):
-        Images(root)
+        Images(root).check("all")
     (root / "cat" / "1.jpg").unlink()
     (root / "cat" / "1.png").write_bytes(b"")
     with pytest.raises(CorpusError, match=r"1\.png is empty"):

@@ -13,6 +13,7 @@ import pytest
 from ecopipe.datasets import synthetic
 from ecopipe.datasets.imdb import Imdb
 from ecopipe.vocabulary.errors import CorpusError
+from tests.datasets.streamed import read_all
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "aclImdb_v1.tar.gz"
 real = pytest.mark.skipif(not REAL.is_file(), reason="the real part of IMDB is not beside the project")
@@ -121,7 +122,9 @@ def test_a_rating_that_contradicts_its_folder_is_reported(made: Path) -> None:
 def test_a_file_with_a_strange_name_is_refused(made: Path) -> None:
     (made / "train" / "neg" / "notes.txt").write_text("mine")
     with pytest.raises(CorpusError, match=r"train/neg/notes\.txt is not named ID_RATING\.txt"):
-        Imdb(made)
+        Imdb(made).check("train")
+    good, bad = read_all(Imdb(made), "train")
+    assert len(good) == 8 and list(bad) == ["train-neg-notes"]
 
 
 def test_something_else_is_refused(made: Path) -> None:

@@ -14,7 +14,7 @@ from ecopipe.datasets.speech_commands import SpeechCommands
 from ecopipe.datasets.yesno import YesNo
 from ecopipe.vocabulary.errors import ConfigError, CorpusError
 from tests.conftest import real
-from tests.datasets.streamed import round_trip, wav, write
+from tests.datasets.streamed import read_all, round_trip, wav, write
 
 
 def packed(root: Path, target: Path, mode: str) -> Path:
@@ -49,7 +49,8 @@ def test_yesno_refuses_what_it_is_not(tmp_path: Path) -> None:
         list(YesNo(tmp_path).samples("train"))
     write(root, {"0_1.wav": wav(5, 8000)})
     with pytest.raises(CorpusError, match=r"0_1\.wav is not named after its eight labels"):
-        YesNo(root)
+        YesNo(root).check("train")
+    assert list(read_all(YesNo(root), "train")[1]) == ["0_1", "0_0_0_0_1_1_1_1"]
 
 
 STEM = "84/121123/84_121123_000007_000001"
@@ -127,10 +128,10 @@ def test_ljspeech_incomplete_and_damaged(tmp_path: Path) -> None:
     ):
         write(root, {"metadata.csv": text})
         with pytest.raises(CorpusError, match=found):
-            LJSpeech(root)
+            LJSpeech(root).check("train")
     write(root, {"metadata.csv": METADATA.encode("latin-1")})
     with pytest.raises(CorpusError, match=r"metadata\.csv is not text in UTF-8"):
-        LJSpeech(root)
+        LJSpeech(root).check("train")
     (root / "metadata.csv").unlink()
     with pytest.raises(CorpusError, match=r"holds no metadata\.csv"):
         LJSpeech(root)

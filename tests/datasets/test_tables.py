@@ -20,7 +20,7 @@ from ecopipe.datasets.jsonl_files import JsonlFiles
 from ecopipe.datasets.parquet_files import ParquetFiles
 from ecopipe.vocabulary.errors import ConfigError, CorpusError
 from tests.conftest import real
-from tests.datasets.streamed import round_trip, wav, write
+from tests.datasets.streamed import read_all, round_trip, wav, write
 
 
 def test_the_real_ag_news() -> None:
@@ -56,15 +56,15 @@ def test_ag_news(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('"5","a","b"\n', "line 1: .* is not a class from 1 to 4, a title and a description"),
-        ('"1","a"\n', "line 1: .* is not a class from 1 to 4, a title and a description"),
-        ('"1","a","b"\n"2","a","b', r"line 2: is no CSV \(unexpected end of data\)"),
+        ('"5","a","b"\n', "row 1: .* is not a class from 1 to 4, a title and a description"),
+        ('"1","a"\n', "row 1: .* is not a class from 1 to 4, a title and a description"),
+        ('"1","a","b"\n"2","a","b', r"row 2 or later: is no CSV \(unexpected end of data\)"),
         (b'"1","\xe9","b"\n', r"is not text in UTF-8"),
     ],
 )
 def test_damaged_ag_news_is_refused(tmp_path: Path, text: Any, found: str) -> None:
     with pytest.raises(CorpusError, match=rf"test\.csv.*{found}.*Fetch"):
-        AgNews(write(tmp_path, {"test.csv": text})).count("test")
+        AgNews(write(tmp_path, {"test.csv": text})).check("test")
     (tmp_path / "test.csv").rename(tmp_path / "x.csv")
     with pytest.raises(CorpusError, match=r"holds neither train\.csv nor test\.csv\. It holds: x\.csv"):
         AgNews(tmp_path)
@@ -91,10 +91,8 @@ def test_csv_in_latin_1_with_quoted_line_breaks_split_by_rows(tmp_path: Path) ->
     assert found["test"]["test-000000000"]["txt"] == b"odd"
     assert corpus.classes == ("negative", "positive") and corpus.report() == []
     assert CsvFiles(corpus.path, encoding="latin-1").splits() == ("IMDB-Dataset",)
-    with pytest.raises(
-        CorpusError, match=r"line 1 or later: is not text in utf-8-sig .*Set encoding, such as encoding=latin"
-    ):
-        CsvFiles(corpus.path)
+    with pytest.raises(CorpusError, match=r"line 2: is not text in utf-8-sig.*set encoding, such as encoding=latin"):
+        CsvFiles(corpus.path).check("IMDB-Dataset")
 
 
 def test_a_row_of_csv_without_settings_is_json(tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_csv_of_files(tmp_path: Path) -> None:
 )
 def test_damaged_csv_is_refused(tmp_path: Path, text: str, found: str) -> None:
     with pytest.raises(CorpusError, match=found):
-        CsvFiles(write(tmp_path, {"x.csv": text}) / "x.csv")
+        CsvFiles(write(tmp_path, {"x.csv": text}) / "x.csv").check("x")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_labels_and_values_that_do_not_fit(tmp_path: Path) -> None:
     assert [int(sample.members["cls"]) for sample in given.samples("x")] == [0, 1, 0]
     with pytest.raises(CorpusError, match=r"line 4: the label 'negative' is none of the classes\. .*Known: positive"):
         list(CsvFiles(path, label="sentiment", classes=("positive",)).samples("x"))
-    with pytest.raises(CorpusError, match=r"line 3: 'review' is 'Caf.*', no int64"):
+    with pytest.raises(CorpusError, match=r"line 2: 'review' is 'Caf.*', no int64"):
         list(CsvFiles(path, columns=("n=review:int64",)).samples("x"))
     with pytest.raises(CorpusError, match=r"does not exist"):
         CsvFiles(tmp_path / "z.csv")
@@ -303,7 +301,7 @@ def test_labels_that_are_floats(tmp_path: Path) -> None:
 def test_labels_that_are_no_texts_or_numbers_are_refused(tmp_path: Path, label: Any) -> None:
     path = parquet(tmp_path / "x.parquet", l=[label])
     with pytest.raises(
-        ConfigError, match=r"label='l': .*x\.parquet, row 1 has a (bytes|list|dict) in it.*Choose a column"
+        CorpusError, match=r"label='l': .*x\.parquet, row 1 has a (bytes|list|dict) in it.*Choose a column"
     ):
         ParquetFiles(path, label="l")
 
@@ -311,7 +309,8 @@ def test_labels_that_are_no_texts_or_numbers_are_refused(tmp_path: Path, label: 
 def test_numbers_that_do_not_fit(tmp_path: Path) -> None:
     path = write(tmp_path, {"x.csv": f"l\n1\n{10**18}\n", "t.csv": f"l\na\n{10**18}\n"})
     with pytest.raises(CorpusError, match=rf"x\.csv, line 3: the label {10**18} has more than 18 digits.*Mend"):
-        CsvFiles(path / "x.csv", label="l")
+        CsvFiles(path / "x.csv", label="l").check("x")
+    assert next(CsvFiles(path / "x.csv", label="l").samples("x")).members["cls"] == b"1"
     assert CsvFiles(path / "x.csv", label="l", classes=("1", str(10**18))).classes == ("1", str(10**18))
     assert CsvFiles(path / "t.csv", label="l").classes == (str(10**18), "a")
     for value, kind in (("1.7", "int64"), (f"{2**63}", "int64"), ("Infinity", "int64"), ("1" + "0" * 400, "float64")):
@@ -330,7 +329,7 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
         ParquetFiles(tmp_path)
     buffers = [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
     path = parquet(tmp_path / "y.parquet", t=pa.Array.from_buffers(pa.string(), 1, buffers))
-    with pytest.raises(CorpusError, match=r"y\.parquet is damaged after row 0: .*can't decode byte 0xff"):
+    with pytest.raises(CorpusError, match=r"y\.parquet, row 1: is damaged: .*can't decode byte 0xff"):
         list(ParquetFiles(path, text="t").samples("y"))
 
 
@@ -409,7 +408,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     assert Folder(write(tmp_path / "split", {"train/x.txt": "1", "test/x.txt": "2"})).splits() == ("test", "train")
     write(tmp_path / "in", {"b.TXT": "x"})
     with pytest.raises(CorpusError, match=r"would be the same member 'txt' of the sample 'b'\. Rename"):
-        Folder(tmp_path / "in")
+        Folder(tmp_path / "in").check("all")
     with pytest.raises(CorpusError, match=r"holds no file with an extension\. It holds: Makefile"):
         Folder(write(tmp_path / "bare", {"Makefile": "x"}))
 
@@ -417,4 +416,51 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_a_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.txt").write_text("x")
     with pytest.raises(CorpusError, match=r"has a name that cannot be a key: it is no plain text\. Rename it"):
-        Folder(tmp_path)
+        Folder(tmp_path).check("all")
+    assert Folder(tmp_path).key("all", 0) == "caf\\udce9"
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"delimiter": "\n"}, r"delimiter='\\n' ends a row of CSV"),
+        ({"quote": "\r"}, r"quote='\\r' ends a row of CSV"),
+        ({"delimiter": '"'}, r"delimiter, quote and escape: two of them are '\"'\. Choose different"),
+        ({"delimiter": ";", "escape": ";"}, r"two of them are ';'\. Choose different"),
+    ],
+)
+def test_marks_of_csv_that_cannot_work_are_refused(tmp_path: Path, settings: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        CsvFiles(write(tmp_path, {"x.csv": REVIEWS}) / "x.csv", **settings)
+
+
+def test_bad_rows_of_json_lines_leave_the_others(tmp_path: Path) -> None:
+    lines = ['{"f": "a.bin", "l": "x"}', '{"f": "a.bin", "f": "b.bin", "l": "x"}', "{", '{"f": null, "l": "x"}']
+    lines += ['{"f": "gone.bin", "l": "x"}', '{"f": "a.bin", "l": [1]}', '{"f": "a.bin", "l": "y"}']
+    corpus = JsonlFiles(write(tmp_path, {"x.jsonl": "\n".join(lines), "a.bin": "1"}) / "x.jsonl", file="f", label="l")
+    with pytest.raises(CorpusError, match=r"x\.jsonl, line 2: has the key 'f' twice\. Mend or remove"):
+        corpus.check("x")
+    good, bad = read_all(corpus, "x")
+    assert {key: sample.members for key, sample in good.items()} == {
+        "x-000000000": {"bin": b"1", "cls": b"0"},
+        "x-000000006": {"bin": b"1", "cls": b"1"},
+    }
+    wanted = ["has the key 'f' twice", "is no JSON", "'f' is None, and no path", "cannot be read", "has a list in it"]
+    assert all(text in bad[f"x-00000000{row}"] for row, text in enumerate(wanted, start=1))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "shift_jis", "cp1252", "utf-8"])
+def test_csv_in_any_encoding_and_with_any_line_breaks(tmp_path: Path, encoding: str) -> None:
+    letter = "é" if encoding != "shift_jis" else "日"
+    text = "\r\n".join(["t,u", f'"{letter}\r{letter}",1', f"{letter},2"]) + "\rlast,3\n"
+    path = write(tmp_path, {"x.csv": text.encode(encoding)}) / "x.csv"
+    samples = [sample.members["txt"].decode() for sample in CsvFiles(path, text="t", encoding=encoding).samples("x")]
+    assert samples == [f"{letter}\r{letter}", letter, "last"]
+
+
+def test_a_bad_row_of_csv_leaves_the_others(tmp_path: Path) -> None:
+    text = b'a,b\n1,2\n"x"y,3\n4\n\xff,6\n7,8\n'
+    good, bad = read_all(CsvFiles(write(tmp_path, {"x.csv": text}) / "x.csv", text="a"), "x")
+    assert {key: sample.members["txt"] for key, sample in good.items()} == {"x-000000000": b"1", "x-000000004": b"7"}
+    for row, found in enumerate(("line 3: is no CSV", "line 4: has 1 fields", "line 5: is not text"), start=1):
+        assert found in bad[f"x-00000000{row}"]

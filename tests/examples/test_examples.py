@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ecopipe.datasets.corpus import open_corpus
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.write import write_corpus
 
 from ..conftest import ROOT
 

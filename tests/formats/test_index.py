@@ -29,7 +29,7 @@ def rows(shard: int, count: int) -> list[Row]:
 def write(path: Path, counts: list[int]) -> IndexFile:
     writer = IndexWriter(path, extras={"speaker": "int32"})
     for shard, count in enumerate(counts):
-        writer.add(f"{shard}.tar", 1000 + shard, rows(shard, count))
+        writer.add(f"{shard}.tar", 10_000_000 + shard, rows(shard, count))
     writer.finish()
     return IndexFile(str(path))
 
@@ -38,9 +38,9 @@ def test_rows_are_read_by_shard_and_range(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(index_format, "BATCH_ROWS", 4)
     index = write(tmp_path / "i.arrow", [10, 0, 3])
     assert [(info.name, info.size, info.rows) for info in index.shards] == [
-        ("0.tar", 1000, 10),
-        ("1.tar", 1001, 0),
-        ("2.tar", 1002, 3),
+        ("0.tar", 10_000_000, 10),
+        ("1.tar", 10_000_001, 0),
+        ("2.tar", 10_000_002, 3),
     ]
     assert index.read(0, 2, 9)["key"].to_pylist() == [f"0-{row}" for row in range(2, 9)]
     assert index.read(0, 2, 9, ("key", "label"))["label"].to_pylist() == list(range(2, 9))

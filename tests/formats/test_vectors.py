@@ -63,6 +63,35 @@ def test_fasttext_has_a_header_and_spaces_at_the_ends_of_lines(tmp_path: Path) -
     assert load_vectors(path, ["фильм", "the", "2"]).matrix.tolist() == [[4, 5, 6], [1, 2, 3], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("first", ["", "3 2\n", "3 2 \t\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n", "  \t\r\n"])
+@pytest.mark.parametrize("gap", [" ", "  ", "\t"])
+@pytest.mark.parametrize("between", [" ", "  ", "\t"])
+def test_spaces_line_ends_and_a_byte_order_mark(
+    tmp_path: Path, first: str, mark: bytes, end: str, gap: str, between: str
+) -> None:
+    rows = [("the", "1", "2"), (". . .", "3", "4"), ("at me@a.b", "5", "6")]
+    text = first + "".join(f"{token}{gap}{one}{between}{two}{end}" for token, one, two in rows)
+    made = load_vectors(write(tmp_path / "v.txt", mark + text.encode()), ["at me@a.b", "the", ". . .", "at", "the "])
+    assert made.matrix.tolist() == [[5, 6], [1, 2], [3, 4], [0, 0], [0, 0]]
+
+
+def test_tokens_of_spaces_and_marks_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", "\ufeff 1 2\n 3 4\n\u00a0 5 6\n\ufeffa 7 8\nnan 9 10\n")
+    made = load_vectors(path, ["\ufeff", "", "\u00a0", "\ufeffa", "a", "nan"])
+    assert made.matrix.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [0, 0], [9, 10]]  # a mark is one on the first line
+    path = write(tmp_path / "w.txt", "  1.0 2.0\na 3 4\n")
+    assert load_vectors(path, ["a", "", " "]).matrix.tolist() == [[3, 4], [1, 2], [0, 0]]
+
+
+def test_tokens_that_end_in_a_number_need_dim(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", "a 1 2\nroute 66 3 4\n")
+    with pytest.raises(DataError, match="line 2: it holds 3 numbers, and the first line 2. Give dim=2 if some of them"):
+        load_vectors(path, ["a"])
+    assert load_vectors(path, ["route 66"], dim=2).matrix.tolist() == [[3, 4]]
+
+
 @pytest.mark.parametrize("kind", ["gz", "zip"])
 def test_compressed(tmp_path: Path, glove: Path, kind: str) -> None:
     path = tmp_path / f"glove.txt.{kind}"
@@ -138,6 +167,15 @@ def test_a_token_that_the_file_holds_twice(tmp_path: Path) -> None:
         ("a 1 2\nb 1 nan\n", "line 2: it holds a number that is not finite"),
         ("a 1 2\nb 1 1e99\n", "line 2: it holds a number that is not finite"),
         ("a\n", "line 1: it holds no numbers"),
+        ("a 1 2\nc  1\n", "line 2: it holds 1 numbers, and the first line 2. Fetch the file again."),
+        ("a 1 2\n c 1\n", "line 2: it holds 1 numbers, and the first line 2. Fetch the file again."),
+        ("a 1 2\nc 1 2 3 4\n", "line 2: it holds 4 numbers, and the first line 2. Give dim=2 if some of them"),
+        ("a 1 2\n1 2 3 4\n", "line 2: it holds 3 numbers, and the first line 2. Give dim=2"),
+        ("2 2\na 1 2 3\nb 1 2 3\n", "line 2: it holds 3 numbers, and the first line 2. Give dim=2"),
+        ("a nan nan\nb 1 2\n", "line 1: it holds a number that is not finite"),
+        ("nan nan\nb 1\n", "line 1: it holds a number that is not finite"),
+        ("a 1 inf 2\nb 1 2 3\n", "line 1: it holds a number that is not finite"),
+        ("a 1 2\rb 3 4\r", "line 1: its lines end with a lone '\\r'. Give a file whose lines end with '\\n'."),
         ("3 2\na 1 2\nb 1 2\n", "line 3: the file ends there with 2 vectors, and its header says 3"),
         ("1 2\na 1 2\nb 1 2\n", "line 3: the file ends there with 2 vectors, and its header says 1"),
         ("", "holds no vectors. Is it the right file?"),

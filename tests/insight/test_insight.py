@@ -6,6 +6,12 @@ import torch
 
 from ecopipe.insight.digest import Digest
 from ecopipe.insight.summary import StreamSummary
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.stages.collate import Collate
+from ecopipe.stages.plan import Batch as ByCount
+from ecopipe.stages.source import TarShards
+from ecopipe.stages.spectral import LogMel
+from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Place
 
 
@@ -49,3 +55,17 @@ def test_the_summary_counts_what_came() -> None:
     assert figures["padding_fraction"] == pytest.approx(1 - 10 / 12, abs=1e-6)
     assert figures["first_batch"] == {"lengths": "int64 [2]", "tokens": "int64 [2, 4]"}
     assert 0 <= figures["first_batch_s"] <= figures["wall_s"]
+
+
+def test_what_a_stage_fills_up_is_padding() -> None:
+    whisper = LogMel.preset("whisper")
+    pipeline = Pipeline(TarShards("x"), ByCount(2), Collate("audio"), whisper)
+    audio = {"audio": torch.zeros(2, 48_000), "lengths": torch.tensor([48_000, 24_000]), "rate_hz": 16_000}
+    features = whisper.apply(batch(**audio), Chance(0, 0, "LogMel"))
+    assert features["lengths"].tolist() == [3000, 3000]
+    summary = StreamSummary.of(pipeline)
+    summary.add(features)  # 4.5 s of the index in twice 30 s
+    assert summary.figures()["padding_fraction"] == pytest.approx(1 - 4.5 / 60)
+    plain = StreamSummary.of(Pipeline(TarShards("x"), ByCount(2), Collate("audio"), LogMel()))
+    plain.add(LogMel().apply(batch(**audio), Chance(0, 0, "LogMel")))
+    assert plain.figures()["padding_fraction"] == pytest.approx(1 - (301 + 151) / 602, abs=1e-6)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from ecopipe.plan.blocks import Lane, Rows, Slice, slices_of
+from ecopipe.plan.parts import Cut
 from ecopipe.plan.sequence import Cursor, sequence
 
 from .test_blocks import lanes_of
@@ -20,10 +21,9 @@ class Recipe:
     def lanes(self) -> list[Lane]:
         return self._lanes
 
-    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> list[Rows]:
-        if number % 3 == 2:
-            return []
-        return [order[at : at + 3] for at in range(0, len(order), 3)]
+    def cut(self, block: pa.Table, order: Rows, lane: int, number: int) -> Cut:
+        batches = [order[at : at + 3] for at in range(0, len(order), 3)]
+        return Cut([] if number % 3 == 2 else batches, block)
 
 
 def read(slices: list[Slice], columns: tuple[str, ...] | None = None) -> pa.Table:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ecopipe.datasets.corpus import RawSample
+from ecopipe.formats.index import IndexWriter
+from ecopipe.formats.measures import measure
 from ecopipe.insight.digest import Digest
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.run.writer import ShardWriter
+from ecopipe.sharding.writer import Record, ShardWriter
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.columns import Columns, Memory
 from ecopipe.stages.foreign import Map
@@ -51,13 +56,18 @@ STORED = {
 def write(folder: Path, stored: str, *, count=60, odd=None) -> Path:
     """Shards of 20 images each; those in ``odd`` have other members."""
     folder.mkdir()
-    writer = ShardWriter(folder, "images", max_count=20, extras={"name": "string", "weight": "float32"})
+    index = IndexWriter(folder / "index.arrow", extras={"name": "string", "weight": "float32"})
     extension, encode = STORED[stored]
-    for number in range(count):
-        members = {extension: encode(number), "cls": b"%d" % (number % 10)}
-        members = (odd or {}).get(number, members)
-        writer.add(RawSample(f"image-{number:02d}", members, {"name": f"name {number}", "weight": number / 3}))
-    writer.finish()
+    for first in range(0, count, 20):
+        writer = ShardWriter(folder / f"images-{first // 20:06d}.tar")
+        for number in range(first, min(first + 20, count)):
+            members = {extension: encode(number), "cls": b"%d" % (number % 10)}
+            members = (odd or {}).get(number, members)
+            own = {"name": f"name {number}", "weight": number / 3}
+            writer.add(Record(f"image-{number:02d}", members, {**measure(members), **own}))
+        shard, _ = writer.finish()
+        index.add(shard.name, shard.size, writer.rows)
+    index.finish()
     return folder
 
 
@@ -190,6 +200,66 @@ def test_a_shard_that_was_replaced_or_cut_is_read_anew(tmp_path):
         loader.set_epoch(0)
         again = [batch["image"] for batch in loader]
         assert len(again) == len(first) and all(map(torch.equal, again, first))
+
+
+CUT = """
+import os, sys
+from ecopipe.run.columns import ColumnReader
+from ecopipe.storage.files import RangeReader
+from ecopipe.stages.source import TarShards
+from ecopipe.plan.blocks import Slice
+folder, shard = sys.argv[1:]
+rows = TarShards(folder).open().read([Slice(2, 0, 20)]).combine_chunks().to_batches()[0]
+columns = ColumnReader(None, verify=True, reader=RangeReader()).read(rows)
+print(len(columns.fields["npy"]))
+os.truncate(shard, 4096)
+try:
+    columns.fields["npy"][0:20]
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_shard_that_is_cut_after_it_was_mapped_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    folder = write(tmp_path / "shards", "npy")
+    command = [sys.executable, "-c", CUT, str(folder), str(folder / "images-000002.tar")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "20\nShardError\n"), done.stderr
+
+
+def test_a_shard_that_is_cut_under_workers_is_named(tmp_path):
+    folder = write(tmp_path / "shards", "npy")
+    with pipeline(folder).loader(workers=2) as loader:
+        assert sum(len(batch["keys"]) for batch in loader) == 60
+        os.truncate(folder / "images-000002.tar", 4096)
+        with pytest.raises(ShardError, match=r"images-000002.tar: wanted .* the shard is truncated or was replaced"):
+            list(loader)
+
+
+def test_threads_do_not_get_the_same_memory():
+    memory, wrong = Memory(), []
+
+    def fill(mine):
+        for _ in range(1000):
+            arrays = [memory.empty((8,), np.int64) for _ in range(2)]
+            for array in arrays:
+                array[:] = mine
+            time.sleep(0)
+            if any((array != mine).any() for array in arrays):
+                wrong.append(mine)
+            del arrays, array
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=fill, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
 
 
 def test_memory_is_used_again_only_when_nothing_looks_at_it():

@@ -27,7 +27,8 @@ from ecopipe.insight.audit import audit
 from ecopipe.insight.digest import Digest
 from ecopipe.run.checkpoint import load_state
 from ecopipe.run.loader import Loader
-from ecopipe.run.writer import write_corpus
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.write import write_corpus
 
 from .test_bad_samples import flip
 
@@ -93,7 +94,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subsets = ("train-clean-100", "train-other-500")
     synthetic.write_librispeech(root / "raw", subsets=subsets, utterances=26, speakers=2, shortest_s=0.6, longest_s=2.0)
     with open_corpus("librispeech", root / "raw") as raw:
-        write_corpus(raw, root / "shards", max_count=6)
+        write_corpus(raw, root / "shards", limits=Limits(max_count=6))
     for number, subset in enumerate(subsets):
         flip(root / "shards" / subset, 2, seed=number)
     return root / "shards"

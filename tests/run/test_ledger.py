@@ -62,11 +62,13 @@ def test_a_row_tells_what_was_handed_out_to_whom_and_when(tmp_path: Path) -> Non
     times = [row.pop("time_ns") for row in (begin, *entered, end)]
     assert before <= times[0] <= times[1] == times[4] <= times[5] <= time.time_ns()
     nothing = dict.fromkeys(("position", "key", "shard", "source", "crc", "repeat", "skipped", "substitute"))
+    nothing |= {"part_start": None, "part_stop": None}
     assert begin == nothing | {"event": BEGIN, "epoch": 2, "step": 3, "batch": 5, "rank": 1}
     assert end == nothing | {"event": END, "epoch": 2, "step": 4, "batch": 6, "rank": 1}
     assert entered[0] == {
         "event": SAMPLE, "epoch": 2, "step": 3, "batch": 5, "rank": 1, "position": 0, "key": "a", "shard": "s.tar",
         "source": "clean", "crc": 6 ^ 3, "repeat": True, "skipped": True, "substitute": None,
+        "part_start": None, "part_stop": None,
     }  # fmt: skip
     assert [row["crc"] for row in entered] == [5, 5, 0, 2**32 - 1]
     assert [row["skipped"] for row in entered] == [True, False, False, False]
@@ -125,7 +127,7 @@ def test_every_loader_has_a_file_of_its_own_with_a_header(tmp_path: Path) -> Non
     header = LedgerFile(first).header
     started = datetime.fromisoformat(header.pop("started"))
     assert abs(datetime.now(timezone.utc) - started) < timedelta(hours=1)
-    assert header == HEADER | {"version": 1}
+    assert header == HEADER | {"version": 2}
     assert read_ledger(tmp_path).num_rows == 14
     assert ledger_files(tmp_path) == [first, second]
     assert json.loads(read_ledger(second).schema.metadata[METADATA])["rank"] == 3
@@ -195,12 +197,12 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no ledger of ecopipe"):
         read_ledger(tmp_path)
     other.write_bytes(SCHEMA.with_metadata({METADATA: json.dumps(HEADER | {"version": 9})}).serialize())
-    with pytest.raises(DataError, match="has version 9, this ecopipe reads 1"):
+    with pytest.raises(DataError, match="has version 9, this ecopipe reads 2"):
         read_ledger(tmp_path)
-    other.write_bytes(SCHEMA.with_metadata({METADATA: json.dumps({"version": 1, "pipeline": {}})}).serialize())
+    other.write_bytes(SCHEMA.with_metadata({METADATA: json.dumps({"version": 2, "pipeline": {}})}).serialize())
     with pytest.raises(DataError, match="is damaged at byte 0: its header lacks index"):
         read_ledger(tmp_path)
-    less = SCHEMA.remove(3).with_metadata({METADATA: json.dumps(HEADER | {"version": 1})})
+    less = SCHEMA.remove(3).with_metadata({METADATA: json.dumps(HEADER | {"version": 2})})
     other.write_bytes(less.serialize())
     with pytest.raises(DataError, match="is damaged at byte 0: its columns are others"):
         read_ledger(tmp_path)

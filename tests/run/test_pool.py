@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import mmap
 import os
 import random
 import signal
@@ -83,6 +84,12 @@ def deadly(sample: Any, *, key: str, deed: str, unless: str) -> dict[str, Any]:
     if sample.key == key and not Path(unless).exists():
         if deed == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if deed == "look behind the end":
+            Path(unless).with_name("cut").write_bytes(b"1" * 100_000)
+            with open(Path(unless).with_name("cut"), "r+b") as file:
+                memory = mmap.mmap(file.fileno(), 0)
+                file.truncate(4096)
+            return memory[90_000]
         if deed == "exit":
             os._exit(3)
         time.sleep(1000)
@@ -194,6 +201,7 @@ def test_a_terminated_worker_is_told_and_replaced_and_ctrl_c_is_left_to_the_pare
     ("deed", "settings", "told", "remedy"),
     [
         ("die", {}, r"was killed by SIGKILL \(3 times\)", "use fewer workers, or give them more memory"),
+        ("look behind the end", {}, r"was killed by SIGBUS \(3 times\)", "see who writes to the shards"),
         ("exit", {"worker_retries": 0}, "ended with exit code 3", "leave that out with Where"),
         ("hang", {"worker_retries": 1, "timeout_s": 1}, r"did not answer in 1 s \(2 times\)", "raise timeout_s"),
     ],

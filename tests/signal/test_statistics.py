@@ -140,3 +140,29 @@ def test_steps_are_rounded_and_not_cut_off():
     exact = values.astype(np.float64)
     assert abs(mean.item() - exact.mean()) < 5e-11
     assert abs(squares.item() / ((exact - exact.mean()) ** 2).sum() - 1) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_samples_one_by_one_and_all_at_once_are_the_same_bits(scale):
+    rows = [sample(length, scale=scale) for length in LENGTHS]
+    rows[0][5, 1] = math.nan
+    rows[3][7, 2] = math.inf
+    for features, frames in (padded(rows), flat(rows)):
+        at_once = features.clone().requires_grad_()  # what has a gradient is taken at once, as on a GPU
+        for whole in (False, True):
+            one, other = means(features, frames, whole=whole), means(at_once, frames, whole=whole)
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+        mean = means(features, frames).float()
+        one, other = (squared_deviations(values, frames, mean) for values in (features, at_once))
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_true_frames_of_each_sample():
+    rows = [sample(length) for length in LENGTHS]
+    for features, frames in (padded(rows), flat(rows)):
+        found = frames.rows(features)
+        assert len(found) == len(rows)
+        assert all(np.array_equal(one.numpy(), row) for one, row in zip(found, rows, strict=True))
+    features, frames = torch.zeros(0, 4, 3), Frames(torch.zeros(0, 4, 3), torch.zeros(0, dtype=torch.int64))
+    assert means(features, frames).shape == (0, 3)
+    assert means(features, frames, whole=True).shape == (0, 1)

@@ -232,6 +232,8 @@ def test_no_samples():
             "unknown layout 'stacked'. Did you mean 'stack'? Known: flat, pad, stack.",
         ),
         (lambda: Collate("x", keep="label"), "keep must be a list of fields, got 'label'"),
+        (lambda: Collate("x", keep=3), "keep must be a list of fields, got 3"),
+        (lambda: Collate("x", keep=("a", "b", "a")), "keep names the field 'a' twice; name it once"),
         (
             lambda: Collate("lengths"),
             "the field 'lengths' has a name that the batch needs for its own; rename it before",

@@ -65,6 +65,35 @@ def test_alone_and_among_others_padded_or_flat_bit_for_bit(stage, device):
         assert torch.equal(alone, third)
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [SpecAugment(), SpecAugment(fill="zero"), SpecAugment.preset("LD"), SpecAugment.preset("adaptive", time_warp=0)],
+    ids=["mean", "zero", "LD", "adaptive"],
+)
+@pytest.mark.parametrize("layout", ["pad", "flat"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sample_by_sample_and_all_at_once_bit_for_bit(stage, layout, dtype):
+    given = feature_batch((300, 1, 0, 1000, 50), layout=layout)
+    given = given.with_fields(features=given["features"].to(dtype))
+    at_once = given.with_fields(features=given["features"].clone().requires_grad_())  # taken at once, as on a GPU
+    one, other = (stage.apply(batch, CHANCE)["features"] for batch in (given, at_once))
+    assert one.dtype == other.dtype == dtype
+    assert other.requires_grad and not one.requires_grad
+    assert torch.equal(one, other.detach())
+
+
+def test_features_that_are_no_contiguous_memory():
+    given = feature_batch([400, 200])
+    turned = given.with_fields(features=given["features"].transpose(1, 2).contiguous().transpose(1, 2))
+    once = given.with_fields(features=given["features"][:, :1].expand(-1, 400, -1))
+    for batch in (turned, once):
+        before = batch["features"].clone()
+        made = SpecAugment().apply(batch, CHANCE)["features"]
+        plain = SpecAugment().apply(batch.with_fields(features=before), CHANCE)["features"]
+        assert torch.equal(made, plain)
+        assert torch.equal(batch["features"], before)
+
+
 @pytest.mark.parametrize("stage", [SpecAugment(), SpecAugment.preset("adaptive"), SpecAugment.preset("LB")])
 def test_padding_and_input_stay(stage):
     given = feature_batch([400, 200, 0], wider=5, rubbish=3.0)

@@ -26,13 +26,15 @@ from ecopipe.stages.packing import CollatePacked, CollateStream, Pack, first_fit
 from ecopipe.stages.plan import Batch, Shuffle
 from ecopipe.stages.source import TarShards
 from ecopipe.stages.stage import Rows
-from ecopipe.stages.text import TokenizeBasicEnglish
+from ecopipe.stages.text import TokenizeBasicEnglish, TokenizeWhitespace
 from ecopipe.vocabulary.errors import ConfigError, SampleError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
 
 from .. import laws
 from ..conftest import real
+from ..insight.trainings import Training
+from .tars import write_documents
 
 CHANCE, PLACE = Chance(0, 0, "Pack"), (0, 0)
 LENGTHS = st.lists(st.integers(0, 64), min_size=1, max_size=200)
@@ -104,8 +106,8 @@ def test_after_a_shuffle_rows_and_their_members_are_in_another_order() -> None:
         (
             Pack(length=8),
             [3, 9],
-            "Pack: sample 'k1' in s.tar: has tokens 9, over the 8 of a row. Set too_long='truncate' here and in "
-            "CollatePacked, or leave long documents out with Where('tokens', at_most=8).",
+            "Pack: sample 'k1' in s.tar: has tokens 9, over the 8 of a row. Set too_long='split', or "
+            "'truncate' here and in CollatePacked, or leave long documents out with Where('tokens', at_most=8).",
         ),
         (Pack(length=8, extra=1), [3, 8], "has tokens 8, over the 7 of a row."),
         (Pack(length=8), [3, None], "sample 'k1' in s.tar: has no tokens. Leave it out with Where, or index again."),
@@ -384,6 +386,99 @@ def test_at_most_1_percent_of_packed_imdb_is_padding() -> None:
         assert 1 - true.sum() / size < 0.01
 
 
+SPLIT = (40, 0, 7, 120, 1, 33, 64, 5, 90, 0, 18, 200, 3, 63, 65)
+
+
+@pytest.fixture(scope="module")
+def long_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen documents of up to 200 words in three tars."""
+    return write_documents(tmp_path_factory.mktemp("documents") / "shards", SPLIT)
+
+
+def split(corpus: Path, lanes: int = 2) -> Pipeline:
+    """Rows of 64 tokens, each document with one behind it."""
+    return Pipeline(
+        TarShards(str(corpus), lanes=lanes, block_rows=6),
+        Shuffle(),
+        Pack(length=64, rows=3, too_long="split", extra=1),
+        TokenizeWhitespace(),
+        CollatePacked("tokens", length=64, rows=3, eos_token=1, next_tokens=True),
+    )
+
+
+@given(LENGTHS, st.integers(1, 20), st.integers(0, 1))
+def test_long_documents_are_split_into_full_rows_and_a_rest(lengths: list[int], length: int, extra: int) -> None:
+    stage = Pack(length=length, too_long="split", extra=extra)
+    table = block(list(lengths))
+    parts = stage.parts(table, np.arange(len(lengths))[::-1], PLACE)
+    assert parts is not None
+    made = parts.table(table, {"key", "tokens"})
+    batches = stage.apply(made, np.arange(len(parts)), CHANCE, PLACE)
+    assert sorted(int(row) for batch in batches for row in batch) == list(range(len(parts)))
+    covered: dict[int, list[int]] = {at: [] for at in range(len(lengths))}
+    for row, part in zip(parts.rows.tolist(), made.to_pylist(), strict=True):
+        assert part["tokens"] == part["part_stop"] - part["part_start"] <= length
+        assert part["part_whole"] == lengths[row] + extra
+        covered[row] += range(part["part_start"], part["part_stop"])
+    assert covered == {at: list(range(count + extra)) for at, count in enumerate(lengths)}
+    assert len(parts) == sum(max(math.ceil((count + extra) / length), 1) for count in lengths)
+    assert all(sum(made["tokens"].to_numpy()[batch]) <= length for batch in batches)
+
+
+def test_every_token_of_a_split_document_comes_once_and_has_the_next_one_as_its_target(long_documents: Path) -> None:
+    texts = {
+        f"d{n:02}": [
+            *TokenizeWhitespace().encode(" ".join(f"w{n}x{word}" for word in range(count))).tolist(), 1
+        ]
+        for n, count in enumerate(SPLIT)
+    }  # fmt: skip
+    found: dict[str, dict[int, int]] = {key: {} for key in texts}
+    for batch in split(long_documents):
+        assert batch["tokens"].shape == (3, 64)
+        flat, targets, positions = (batch[name].flatten().tolist() for name in ("tokens", "targets", "positions"))
+        rows = zip(batch["keys"], batch["parts"], batch["starts"].tolist(), batch["lengths"].tolist(), strict=True)
+        for key, (start, stop), at, length in rows:
+            assert length == stop - start and positions[at : at + length] == list(range(length))
+            assert targets[at : at + length] == [*texts[key], -100][start + 1 : stop + 1]
+            for place in range(length):
+                assert start + place not in found[key]
+                found[key][start + place] = flat[at + place]
+    assert {key: [tokens[at] for at in range(len(tokens))] for key, tokens in found.items()} == texts
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        laws.law_1_workers_have_no_say,
+        laws.law_2_ranks_interleave,
+        laws.law_3_resume_is_exact,
+        laws.law_6_no_stage_changes_its_input,
+        laws.law_6_stages_are_values,
+    ],
+    ids=lambda law: law.__name__,
+)
+def test_laws_of_split_documents(law: Callable[[Pipeline], None], long_documents: Path) -> None:
+    law(split(long_documents))
+
+
+def test_the_ledger_proves_every_part_of_a_document(long_documents: Path, tmp_path: Path) -> None:
+    training = Training(split(long_documents), tmp_path / "ledger")
+    training.run(2, epochs=2)
+    report = training.audit(epochs=2)
+    assert report.problems == []
+    parts = sum(max(math.ceil((count + 1) / 64), 1) for count in SPLIT)
+    assert [epoch.exact for epoch in report.epochs] == [parts, parts]
+
+
+def test_a_split_document_must_have_the_tokens_that_were_planned(long_documents: Path) -> None:
+    source, shuffle, pack, tokenize, _ = (split(long_documents).source, *split(long_documents).stages)
+    with pytest.raises(SampleError, match="tokens, and .* were planned; index with the same tokenizer, and count an"):
+        list(Pipeline(source, shuffle, pack, tokenize, CollatePacked("tokens", length=64)))
+    message = "Pipeline: Pack plans parts counted in tokens, and no stage cuts them out"
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(source, pack, tokenize, CollateStream("tokens", columns=2))
+
+
 def legacy_bptt(text: list[int], batch_size: int, bptt_len: int, pad: int) -> list[tuple[list[Any], list[Any]]]:
     """The windows of torchtext's legacy BPTTIterator over one text: (text, target), each [T][B]."""
     height = math.ceil(len(text) / batch_size)
@@ -434,7 +529,11 @@ def test_a_stream_of_too_little() -> None:
         (lambda: Pack(length=0), "Pack: length must be a positive int, got 0"),
         (lambda: Pack(length=8, rows=0), "Pack: rows must be a positive int, got 0"),
         (lambda: Pack(length=8, extra=-1), "Pack: extra must be at least 0, got -1"),
-        (lambda: Pack(length=8, too_long="split"), "Pack: unknown too_long 'split'. Known: error, truncate."),
+        (lambda: Pack(length=8, too_long="cut"), "Pack: unknown too_long 'cut'. Known: error, split, truncate."),
+        (
+            lambda: CollatePacked("x", length=8, too_long="split"),
+            "CollatePacked: unknown too_long 'split'. Known: error, truncate.",
+        ),
         (lambda: Pack(length=1.5), "Pack: length = 1.5 has the wrong type; it takes int"),
         (lambda: CollatePacked("x", length=0), "CollatePacked: length must be a positive int, got 0"),
         (lambda: CollatePacked("x", length=8, rows=0), "CollatePacked: rows must be a positive int, got 0"),

@@ -134,7 +134,7 @@ def test_features_behind_it():
         (lambda: ResampleOnDevice(8000, zeros=0), "zeros must be a positive int, got 0"),
         (lambda: ResampleOnDevice(8000, rolloff=1.5), "rolloff must be in (0, 1], got 1.5"),
         (lambda: ResampleOnDevice(8000, beta=-1), "beta must be in 0..100, got -1"),
-        (lambda: ResampleOnDevice(8000, beta=math.nan), "beta must be in 0..100, got nan"),
+        (lambda: ResampleOnDevice(8000, beta=math.nan), "beta must be finite, got nan"),
     ],
 )
 def test_wrong_settings(make, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ecopipe.plan.sequence import sequence
 from ecopipe.run.loader import Loader
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.plan import Batch, Shuffle, Take, Where
-from ecopipe.stages.source import Mix, TarShards
+from ecopipe.stages.source import Items, Mix, TarShards
 from ecopipe.stages.stage import Stage
 from ecopipe.stages.text import TokenizeBasicEnglish
 from ecopipe.vocabulary.errors import ConfigError, StateError
@@ -192,3 +193,33 @@ def test_a_source_needs_a_sample_for_each_lane(shards: Path) -> None:
 def test_what_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Mix(**({"sources": (TarShards("a"), TarShards("b")), "weights": (1, 1), "stop": "all"} | settings))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TarShards(3), "TarShards: path = 3 has the wrong type; it takes str | tuple[str, ...]."),
+        (lambda: TarShards(None), "TarShards: path = None has the wrong type"),
+        (lambda: TarShards([3]), "TarShards: path = (3,) has the wrong type"),
+        (lambda: TarShards(b"x"), "TarShards: path = b'x' has the wrong type"),
+        (lambda: TarShards({"b", "a"}), "TarShards: path = {"),
+        (lambda: TarShards("x", lanes="2"), "TarShards: lanes = '2' has the wrong type; it takes int."),
+        (lambda: TarShards("x", block_rows=1.5), "TarShards: block_rows = 1.5 has the wrong type; it takes int."),
+        (lambda: TarShards("x", name=3), "TarShards: name = 3 has the wrong type; it takes str."),
+        (lambda: Mix([TarShards("a")], weights=(1,), stop="all", lanes="2"), "Mix: lanes = '2' has the wrong type"),
+        (lambda: Mix([TarShards("a")], weights=(1,), stop="all", by=3), "Mix: by = 3 has the wrong type"),
+        (lambda: Mix(3, weights=(1,), stop="all"), "Mix: sources must be one or more TarShards, in a list."),
+        (lambda: Items(list, window="8"), "Items: window = '8' has the wrong type; it takes int."),
+        (lambda: Items(list, key=3), "Items: key = 3 has the wrong type; it takes str."),
+        (lambda: Items(list, measure=3), "Items: measure = 3 has the wrong type"),
+    ],
+)
+def test_settings_of_another_type_are_refused_in_words(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+
+
+def test_paths_may_be_pathlib() -> None:
+    assert TarShards(Path("a")) == TarShards("a")
+    assert TarShards([Path("a"), "b"]) == TarShards(("a", "b"))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import zlib
 
 import numpy as np
+import pytest
 
-from ecopipe.storage.mapped import MappedFiles
+from ecopipe.storage.mapped import MappedFiles, ranges_of
+
+
+def gathered(files, which, offsets, size):
+    found = ranges_of(files, np.array(which), np.array(offsets), size)
+    return None if found is None else found[0][found[1]]
 
 
 def test_ranges_and_their_checks(tmp_path):
@@ -18,21 +26,58 @@ def test_ranges_and_their_checks(tmp_path):
     files = MappedFiles()
     file = files.open(str(path))
     offsets = np.array([3000, 0, 512, 3000])
-    ranges = file.gather(offsets, 1000)
+    ranges = gathered({0: file}, [0] * 4, offsets, 1000)
     assert [row.tobytes() for row in ranges] == [content[at : at + 1000] for at in offsets]
-    assert ranges.flags.writeable
-    assert file.gather(offsets + 1, 1000) is None
-    assert file.gather(offsets - 1, 1000) is None
-    assert file.gather(np.array([0]), 4001) is None
+    assert gathered({0: file}, [0] * 4, offsets + 1, 1000) is None
+    assert gathered({0: file}, [0] * 4, offsets - 1, 1000) is None
+    assert gathered({0: file}, [0], [0], 4001) is None
     expected = [zlib.crc32(row) for row in ranges]
-    assert file.checks(offsets, ranges).tolist() == expected
-    assert file.checks(offsets, np.zeros_like(ranges)).tolist() == expected  # known by now
+    all_of_them = np.arange(4)
+    assert file.checks(offsets, ranges, all_of_them).tolist() == expected
+    assert file.checks(offsets, np.zeros_like(ranges), all_of_them).tolist() == expected  # known by now
     assert files.open(str(path)) is file
     os.utime(path, ns=(0, 0))
     again = files.open(str(path))
     assert again is not file
-    assert again.checks(offsets, np.zeros_like(ranges)).tolist() != expected
+    assert again.checks(offsets[:2], ranges, np.array([1, 0])).tolist() == expected[1::-1]
     assert pickle.loads(pickle.dumps(files)).open(str(path)) is not again
+
+
+def test_ranges_of_several_files_in_any_order(tmp_path):
+    rng = np.random.default_rng(1)
+    contents = [rng.integers(0, 256, length, dtype=np.uint8).tobytes() for length in (9000, 600, 70000)]
+    files = MappedFiles()
+    opened = {}
+    for number, content in zip((4, 0, 2), contents, strict=True):
+        (tmp_path / str(number)).write_bytes(content)
+        opened[number] = files.open(str(tmp_path / str(number)))
+    which, offsets = [2, 4, 0, 2, 4], [69500, 0, 100, 1, 8500]
+    expected = [contents[(4, 0, 2).index(at)][offset : offset + 500] for at, offset in zip(which, offsets, strict=True)]
+    ranges = gathered(opened, which, offsets, 500)
+    del opened
+    files.close()
+    assert [row.tobytes() for row in ranges] == expected
+    assert gathered({0: MappedFiles().open(str(tmp_path / "0"))}, [0], [101], 500) is None
+
+
+CUT = """
+import os, sys
+import numpy as np
+from ecopipe.storage.mapped import MappedFiles, ranges_of
+file = MappedFiles().open(sys.argv[1])
+os.truncate(sys.argv[1], int(sys.argv[2]))
+found = ranges_of({0: file}, np.array([0]), np.array([90_000]), 1000)
+print("refused" if found is None else found[0][found[1]].sum())
+"""
+
+
+@pytest.mark.parametrize("left", [4096, 90_500, 99_999])  # whole pages are gone, or a part of one: then it reads zeros
+def test_a_file_that_was_cut_while_it_was_mapped_is_not_looked_at(tmp_path, left):
+    path = tmp_path / "file"
+    path.write_bytes(b"1" * 100_000)
+    command = [sys.executable, "-c", CUT, str(path), str(left)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 
 
 def test_what_cannot_be_mapped(tmp_path):

@@ -142,10 +142,11 @@ def test_stages_number_as_torchtext_does(news: list[str], split_news: list[list[
 def test_counted_from_shards_in_workers(tmp_path: Path) -> None:
     """ecopipe itself, its loader and its workers, beside torch 2.3."""
     from ecopipe.datasets.corpus import open_corpus
-    from ecopipe.run.writer import write_corpus
+    from ecopipe.sharding.limits import Limits
+    from ecopipe.sharding.write import write_corpus
 
     with open_corpus("imdb", real("aclImdb_v1.tar.gz")) as corpus:
-        write_corpus(corpus, tmp_path, splits=["train"], max_count=700)
+        write_corpus(corpus, tmp_path, splits=["train"], limits=Limits(max_count=700))
     pipe = ecopipe.load(ROOT / "pipelines" / "imdb.toml", {"source.path": str(tmp_path / "train")})
     with open_corpus("imdb", real("aclImdb_v1.tar.gz")) as corpus:
         texts = [sample.members["txt"].decode() for sample in corpus.samples("train")]

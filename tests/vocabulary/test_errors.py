@@ -22,3 +22,12 @@ def test_nearest_gives_the_name_that_was_meant_and_all_that_there_are() -> None:
     assert errors.nearest("xyz", ["Shuffle"]) == "Known: Shuffle."
     assert errors.nearest("xyz", []) == "Known: none."
     assert errors.nearest("q", map(str, range(100))).endswith(", and 76 more.")
+
+
+def test_nearest_of_many_shows_the_nearest_first() -> None:
+    names = [f"Image{number:02}" for number in range(40)] + ["TokenizeJson", "TokenizeText"]
+    told = errors.nearest("TokeniseJsn", names)
+    assert told.startswith("Did you mean 'TokenizeJson'? Known: TokenizeJson, TokenizeText, Image")
+    assert told.endswith(", and 18 more.")
+    assert told.count(",") == 24
+    assert errors.nearest("", names).startswith("Known: Image00, Image01, Image02,")

@@ -1,0 +1,117 @@
+"""Index rows as arrays: of samples whose members are alike, as those of a corpus mostly are.
+
+Many rows are taken out of them, and sent to a worker, as fast as a few numbers; as a table, each would be several
+strings and a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ecopipe.plan.blocks import Rows
+from ecopipe.plan.items import ITEM
+from ecopipe.plan.parts import START
+
+_IN_ARRAYS = ("shard", "path", "members")
+_MEMBER = ("offset", "size", "crc32")
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Index rows of samples that have members of the same extensions, in the same order.
+
+    ``members``: int64 [rows, members, 3]: offset, size and CRC-32 of each. ``which``: int32 [rows], the shard of each,
+    as a place in ``shards``: (name, path) of each. ``others``: the columns that hold something; ``empty``: those that
+    do not.
+    """
+
+    extensions: tuple[str, ...]
+    members: npt.NDArray[np.int64]
+    shards: tuple[tuple[str, str], ...]
+    which: npt.NDArray[np.int32]
+    others: pa.RecordBatch
+    empty: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: pa.RecordBatch) -> Alike | None:
+        """The rows; None if there are none, if their members differ in number or kind, or are not in shards."""
+        names = set(rows.schema.names)
+        if not len(rows) or not names.issuperset(_IN_ARRAYS) or names & {ITEM, START}:
+            return None
+        listed = rows["members"]
+        flat = listed.flatten()
+        each, rest = divmod(len(flat), len(rows))
+        if rest or not each or (np.diff(listed.offsets.to_numpy()) != each).any():
+            return None
+        kinds = flat.field("extension").dictionary_encode()
+        codes = kinds.indices.to_numpy().reshape(-1, each)
+        if (codes != codes[0]).any():
+            return None
+        members = np.stack([flat.field(name).to_numpy() for name in _MEMBER], axis=-1, dtype=np.int64, casting="safe")
+        paths = rows["path"].dictionary_encode()
+        which = paths.indices.to_numpy()
+        some = np.zeros(len(paths.dictionary), dtype=np.int64)
+        some[which] = np.arange(len(which))  # a row of each shard
+        shards = zip(rows["shard"].take(pa.array(some)).to_pylist(), paths.dictionary.to_pylist(), strict=True)
+        left = [name for name in rows.schema.names if name not in _IN_ARRAYS]
+        empty = tuple(name for name in left if rows[name].null_count == len(rows))
+        return cls(
+            tuple(kinds.dictionary.take(pa.array(codes[0])).to_pylist()),
+            members.reshape(-1, each, len(_MEMBER)),
+            tuple(shards),
+            which,
+            rows.select([name for name in left if name not in empty]),
+            empty,
+        )
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @property
+    def num_rows(self) -> int:
+        """As a table has it."""
+        return len(self.which)
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns."""
+        return [*self.others.schema.names, *self.empty, *_IN_ARRAYS]
+
+    def take(self, positions: Rows) -> Alike:
+        """The rows at some positions."""
+        others = self.others.take(pa.array(positions))
+        return replace(self, members=self.members[positions], which=self.which[positions], others=others)
+
+    def select(self, names: Collection[str]) -> Alike:
+        """The columns of some names; which member of what shard is always known."""
+        others = self.others.select([name for name in self.others.schema.names if name in names])
+        return replace(self, others=others, empty=tuple(name for name in self.empty if name in names))
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """A column, as a table has it."""
+        return pa.chunked_array([self._column(name)])
+
+    def _column(self, name: str) -> pa.Array:
+        if name in self.empty:
+            return pa.nulls(len(self))
+        if name == "members":
+            count = len(self.extensions)
+            flat = self.members.reshape(-1, len(_MEMBER))
+            named = pa.array(list(self.extensions) * len(self))
+            numbers = [pa.array(flat[:, at]) for at in range(len(_MEMBER))]
+            listed = pa.StructArray.from_arrays([named, *numbers], ["extension", *_MEMBER])
+            return pa.ListArray.from_arrays(np.arange(len(self) + 1, dtype=np.int32) * count, listed)
+        if name in _IN_ARRAYS:
+            return pa.array([shard[name == "path"] for shard in self.shards]).take(pa.array(self.which))
+        return self.others[name]
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """The rows as a table gives them."""
+        rows: list[dict[str, Any]] = pa.table({name: self[name] for name in self.column_names}).to_pylist()
+        return rows

@@ -1,0 +1,193 @@
+"""``dataset.json``: what a dataset holds, how it was made, and what may be replaced of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ecopipe.datasets.corpus import Corpus
+from ecopipe.formats import index as index_format
+from ecopipe.sharding.planning import ShardPlan
+from ecopipe.sharding.staging import QUARANTINE
+from ecopipe.sharding.tasks import Done
+from ecopipe.sharding.writer import MADE_BY, SplitSummary
+from ecopipe.storage import files, remote
+from ecopipe.storage.publish import publish_file
+from ecopipe.vocabulary.errors import IndexFileError, OutputError
+
+FILE_NAME = "dataset.json"
+
+LIBRARIES = ("numpy", "pyarrow", "torch", "soundfile", "miniaudio", "soxr", "pillow", "tokenizers", "sentencepiece")
+"""Whose versions are noted: they decode, encode or cut what is written."""
+
+
+class Description:
+    """The dataset.json of a folder or URL."""
+
+    def __init__(self, out: str, told: dict[str, Any]) -> None:
+        self._out, self._told = out, told
+
+    @classmethod
+    def read(cls, out: str) -> Description:
+        """What lies there; an empty description if nothing does.
+
+        Raises:
+            OutputError: The file is damaged.
+        """
+        return cls(out, read_description(out))
+
+    def check_name(self, name: str) -> None:
+        """Refuses to put two corpora into one place.
+
+        Raises:
+            OutputError: Another corpus is there.
+        """
+        if (known := self._told.get("name", name)) != name:
+            raise OutputError(f"{self._out}: holds the shards of {known}. Choose another place for {name}.")
+
+    def holds(self, split: str, fingerprint: str) -> bool:
+        """Whether a split was finished by this plan, and is there."""
+        told = self._told.get("splits", {}).get(split, {})
+        if told.get("provenance", {}).get("fingerprint") != fingerprint:
+            return False
+        folder = files.join(self._out, split)
+        return all(
+            files.exists(files.join(folder, name)) for name in (index_format.FILE_NAME, *told["provenance"]["sha256"])
+        )
+
+    def summary(self, split: str) -> SplitSummary:
+        """What was written of a split."""
+        told = dict(self._told["splits"][split])
+        told.pop("provenance")
+        return SplitSummary(**told)
+
+    def enter(
+        self,
+        corpus: Corpus,
+        source: str,
+        plan: ShardPlan,
+        done: Sequence[Done],
+        summary: SplitSummary,
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Writes down a split that is finished. There is no clock in it: the same run gives the same bytes."""
+        recipe = settings["recipe"]
+        provenance = {
+            "ecopipe": importlib.metadata.version("ecopipe"),
+            "python": platform.python_version(),
+            "libraries": _versions() if recipe.stages else {},
+            "source": source,
+            "options": settings["options"],
+            "limits": {name: value for name, value in asdict(settings["limits"]).items() if value is not None},
+            "shuffle": settings["shuffle"],
+            "bad_samples": settings["bad_samples"].policy,
+            "recipe": recipe.identity() or None,
+            "fingerprint": plan.fingerprint,
+            "sha256": {one.shard.name: one.shard.sha256 for one in done},
+        }
+        self._told = {
+            "name": corpus.name,
+            "version": corpus.version,
+            "source": source,
+            "classes": list(corpus.classes),
+            "splits": {
+                **read_description(self._out).get("splits", {}),
+                plan.split: {**asdict(summary), "provenance": provenance},
+            },
+        }
+        text = json.dumps(self._told, indent=2, sort_keys=True) + "\n"
+        if files.is_url(self._out):
+            with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
+                local = Path(folder) / FILE_NAME
+                local.write_text(text, encoding="utf-8")
+                remote.put_file(local, files.join(self._out, FILE_NAME))
+            return
+        with publish_file(Path(self._out) / FILE_NAME) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_description(out: str) -> dict[str, Any]:
+    """The dataset.json of a folder or URL; an empty description if there is none.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
+    path = files.join(out, FILE_NAME)
+    if not files.exists(path):
+        return {"splits": {}}
+    try:
+        with files.open_binary(path) as file:
+            found = json.loads(file.read())
+    except (ValueError, OSError) as error:
+        raise OutputError(f"{path}: is no readable JSON ({error}). Move it away; it is written anew.") from error
+    return found if isinstance(found, dict) else {"splits": {}}
+
+
+def check_replaceable(out: str, split: str, *, overwrite: bool, missing: Sequence[str] = ()) -> None:
+    """Refuses to write to a split that is there, unless it may be overwritten and holds nothing but shards.
+
+    Raises:
+        OutputError: Says what is in the way.
+    """
+    place = files.join(out, split)
+    if files.is_url(out):
+        if files.exists(files.join(place, index_format.FILE_NAME)):
+            raise OutputError(
+                f"{place}: already exists. What lies in an object store is not replaced: remove it, or choose another "
+                "place."
+            )
+        return
+    folder = Path(place)
+    if not folder.exists():
+        return
+    if not overwrite:
+        rest = f", write what is missing with {' '.join(f'--split {split}' for split in missing)}" if missing else ""
+        raise OutputError(f"{folder}: already exists. Replace it with --overwrite{rest}, or choose another place.")
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: is a file. Move it away, or choose another place.")
+    check_own(folder, name=folder, prefix=folder.name)
+
+
+def check_own(folder: Path, *, name: Path, prefix: str) -> None:
+    """Refuses a folder that holds anything but an index and the shards that ecopipe wrote with it.
+
+    Raises:
+        OutputError: Names what was found.
+    """
+    foreign = sorted({path.name for path in folder.iterdir()} - _made_by_ecopipe(folder, prefix))
+    if foreign:
+        found = repr(foreign[0])
+        raise OutputError(f"{name}: holds {found}, which ecopipe did not make, and is not replaced. Move it away.")
+
+
+def _made_by_ecopipe(folder: Path, prefix: str) -> set[str]:
+    """The names in a folder that an index of ours accounts for: the shards that were written with it, and itself."""
+    path = folder / index_format.FILE_NAME
+    if not path.is_file():
+        return set()
+    try:
+        index = index_format.IndexFile(str(path))
+    except IndexFileError:
+        return set()
+    pattern = re.compile(re.escape(prefix) + r"-\d{6}\.tar")
+    ours = index.made_by == MADE_BY
+    names = {shard.name for shard in index.shards if ours and pattern.fullmatch(shard.name)}
+    index.close()
+    return {path.name, *names, *([QUARANTINE] if ours else [])}

@@ -1,0 +1,209 @@
+"""Sharding a corpus: plan, run the tasks that are not done yet, put the index together, publish."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ecopipe.datasets.corpus import Corpus
+from ecopipe.formats.index import IndexFile, IndexWriter
+from ecopipe.pipeline.bad_samples import BadSamples
+from ecopipe.sharding.description import Description, check_own, check_replaceable
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.local import Note, run_local
+from ecopipe.sharding.planning import plan_shards
+from ecopipe.sharding.recipe import Recipe
+from ecopipe.sharding.staging import LocalStaging, RemoteStaging, Staging
+from ecopipe.sharding.tasks import BadRecord, Done, Job, check_share, run_task
+from ecopipe.sharding.writer import MADE_BY, SplitSummary
+from ecopipe.storage import files
+from ecopipe.vocabulary.errors import ConfigError, nearest
+
+Engine = Literal["local", "ray"]
+"""Where the tasks run: in processes of this machine, or on a Ray cluster."""
+
+Progress = Callable[[str, int, int], Note]
+"""Called with (split, samples in it, samples of earlier runs); gives what is told of the progress."""
+
+
+def write_corpus(
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    splits: Iterable[str] | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    bad_samples: BadSamples | None = None,
+    overwrite: bool = False,
+    source: str = "",
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, SplitSummary]:
+    """Shards a corpus: ``out/SPLIT/SPLIT-000000.tar ...``, an index in each split's folder, and ``out/dataset.json``.
+
+    The tars and the index are the same bytes for any number of workers and either engine. A run that was interrupted,
+    even killed, is gone on with by the same call; shards that were in work then are written anew. A split that the
+    same call finished before is left as it is.
+
+    Args:
+        corpus: What to shard.
+        out: The folder of the dataset, made if it is not there; or its URL.
+        splits: Some splits only.
+        limits: How large shards may become.
+        recipe: What becomes of each sample; as it is, unless given.
+        shuffle: Writes the samples of a split in random order, drawn by ``seed``; else in the corpus's order.
+        seed: Of the shuffling.
+        workers: Processes; 0 works in this one. With Ray, tasks at a time; 0 is as many as the cluster has CPUs.
+        engine: ``"local"``, or ``"ray"``.
+        ray_address: Of a running cluster; None starts one on this machine, or takes ``RAY_ADDRESS``.
+        bad_samples: ``"raise"`` an error at the first bad one (the default), or ``"skip"``: left out and listed in
+            ``quarantine.jsonl`` beside the index.
+        overwrite: Replace splits that are there already. Only folders that hold nothing but shards are replaced.
+        source: What the corpus was read from, for dataset.json.
+        options: The settings of the corpus's reader, for dataset.json.
+        progress: Called as a split is begun; gives what is called as samples are written.
+
+    Returns:
+        What was written, by split.
+
+    Raises:
+        OutputError: A split is there already, the place cannot be written, or the source vanished.
+        CorpusError, SampleError: A sample is bad. Shards that are finished are kept for the same call.
+        WorkerError: A worker died.
+    """
+    out = str(out).removeprefix("file://")
+    limits, recipe = limits or Limits(), recipe or Recipe()
+    bad_samples = bad_samples or BadSamples()
+    _check(workers, engine, bad_samples)
+    description = Description.read(out)
+    description.check_name(corpus.name)
+    chosen = list(splits) if splits else list(corpus.splits())
+    for split in chosen:
+        if split not in corpus.splits():
+            raise ConfigError(f"shard: {corpus.name} has no split {split!r} here. {nearest(split, corpus.splits())}")
+    if bad_samples.policy == "raise":
+        for split in chosen:
+            corpus.check(split)
+    plans = {
+        split: plan_shards(corpus, split, recipe=recipe, limits=limits, shuffle=shuffle, seed=seed, options=options)
+        for split in chosen
+    }
+    there = [split for split in chosen if files.exists(files.join(out, split))]
+    finished = [] if overwrite else [split for split in there if description.holds(split, plans[split].fingerprint)]
+    missing = [split for split in chosen if split not in there]
+    for split in chosen:
+        if split not in finished:
+            check_replaceable(out, split, overwrite=overwrite, missing=missing)
+    written: dict[str, SplitSummary] = {}
+    with ExitStack() as cluster:  # connected to once for all splits
+        for split in chosen:
+            if split in finished:
+                written[split] = description.summary(split)
+                continue
+            staging = _staging(out, split, replace=overwrite)
+            job = Job(corpus, plans[split], recipe, staging, bad_samples)
+            with staging.begun(job.plan.fingerprint):
+                done = _run(job, progress or _silent, workers, engine, ray_address, cluster)
+                written[split] = _finish(job, done)
+            about = {
+                "limits": limits,
+                "recipe": recipe,
+                "shuffle": seed if shuffle else None,
+                "bad_samples": bad_samples,
+            }
+            description.enter(corpus, source, job.plan, done, written[split], {**about, "options": dict(options or {})})
+    return written
+
+
+def _check(workers: int, engine: str, bad_samples: BadSamples) -> None:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+        raise ConfigError(f"shard: workers must be a whole number from 0, got {workers!r}.")
+    if engine not in get_args(Engine):
+        raise ConfigError(f"shard: unknown engine {engine!r}. {nearest(str(engine), get_args(Engine))}")
+    if bad_samples.policy == "substitute":
+        raise ConfigError("shard: a bad sample cannot be substituted when sharding. Raise, or skip.")
+
+
+def _staging(out: str, split: str, *, replace: bool) -> Staging:
+    if files.is_url(out):
+        return RemoteStaging(files.join(out, split))
+    place = Path(out) / split
+    return LocalStaging(place, replace=replace, check=partial(check_own, name=place, prefix=split))
+
+
+def _silent(_split: str, _samples: int, _before: int) -> Note:
+    return lambda _done, _bytes, _bad: None
+
+
+def _run(
+    job: Job, progress: Progress, workers: int, engine: str, ray_address: str | None, cluster: ExitStack
+) -> list[Done]:
+    """What all tasks of a split wrote, in order; those that an earlier run did are not run again."""
+    done = {task: Done.from_json(told) for task, told in job.staging.kept().items()}
+    total = SplitSummary()
+    for one in done.values():
+        total.add(one.summary)
+    left = [task for task in range(job.plan.tasks) if task not in done]
+    before = sum(len(job.plan.places(task)) for task in done)
+    note = progress(job.plan.split, len(job.plan.order), before)
+    with closing(_engine(job, left, note, workers, engine, ray_address, cluster)) as ended:
+        for one in ended:
+            done[one.task] = one
+            total.add(one.summary)
+            last: BadRecord | None = one.bad[-1] if one.bad else None
+            check_share(job.bad_samples, total, last)
+    return [done[task] for task in sorted(done)]
+
+
+def _engine(
+    job: Job, tasks: Sequence[int], note: Note, workers: int, engine: str, ray_address: str | None, cluster: ExitStack
+) -> Generator[Done, None, None]:
+    if engine == "ray":
+        from ecopipe.sharding.on_ray import run_on_ray
+
+        return run_on_ray(job, tasks, note, workers, ray_address, cluster)
+    return run_local(partial(run_task, job), tasks, note, workers)
+
+
+def _finish(job: Job, done: Sequence[Done]) -> SplitSummary:
+    """Puts the index together, and publishes the split."""
+    summary = SplitSummary()
+    with tempfile.TemporaryDirectory(prefix="ecopipe-index-") as folder:
+        path = Path(folder) / "index.arrow"
+        _join_indexes(job, done, path)
+        for one in done:
+            summary.add(one.summary)
+        bad = [record for one in done for record in one.bad]
+        quarantine = Path(folder) / "quarantine.jsonl"
+        lines = (json.dumps({"key": record.key, "error": record.error}, ensure_ascii=False) + "\n" for record in bad)
+        if bad:
+            quarantine.write_text("".join(lines), encoding="utf-8")
+        job.staging.finish(path, quarantine if bad else None)
+    return summary
+
+
+def _join_indexes(job: Job, done: Sequence[Done], path: Path) -> None:
+    writer = IndexWriter(path, extras=job.plan.columns, made_by=MADE_BY)
+    try:
+        for one in done:
+            with job.staging.read_index(one.task) as local:
+                index = IndexFile(str(local))
+                try:
+                    shard = index.shards[0]
+                    writer.add_table(shard, index.read(0, 0, shard.rows))
+                finally:
+                    index.close()
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
