@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecopipe.plan.blocks import Rows
 from ecopipe.plan.items import ITEM
@@ -92,6 +93,15 @@ class Alike:
         """The columns of some names; which member of what shard is always known."""
         others = self.others.select([name for name in self.others.schema.names if name in names])
         return replace(self, others=others, empty=tuple(name for name in self.empty if name in names))
+
+    def shard_names(self) -> tuple[str, ...]:
+        """The name of each row's shard."""
+        names = [name for name, _ in self.shards]
+        return tuple(map(names.__getitem__, self.which.tolist()))
+
+    def sum(self, name: str) -> float:
+        """The sum of a column of numbers, those that are missing left out."""
+        return 0.0 if name in self.empty else float(pc.sum(self.others[name]).as_py() or 0)
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         """A column, as a table has it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Gathered:
         places: int64 [members, 3]: offset, size and CRC-32 of each.
         verify: Whether they are compared with their CRC-32.
         memory: Where slices get theirs.
+        made: Where the members of a batch get theirs.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Gathered:
         *,
         verify: bool,
         memory: Memory,
+        made: Memory,
     ) -> None:
-        self._files, self._which, self._memory = files, which, memory
+        self._files, self._which, self._memory, self._made = files, which, memory, made
         self._offsets, self._size = places[:, 0], int(places[0, 1])
         self._checks = places[:, 2] if verify else None
         self._low, self._rows = 0, np.empty((0, self._size), dtype=np.uint8)
@@ -63,16 +65,57 @@ class Gathered:
             self._low = low
         return self._rows[low - self._low : high - self._low]
 
-    def _gathered(self, low: int, high: int) -> npt.NDArray[np.uint8]:
-        which, offsets = self._which[low:high], self._offsets[low:high]
-        rows = self._memory.empty((high - low, self._size), np.uint8)
-        found = ranges_of(self._files, which, offsets, self._size)
+    def first(self) -> npt.NDArray[np.uint8]:
+        """The first member: uint8 [1, bytes]."""
+        row = np.empty((1, self._size), dtype=np.uint8)
+        self._copy(slice(0, 1), 0, row)
+        return row
+
+    def behind(self, head: bytes) -> npt.NDArray[np.uint8] | None:
+        """The members less their head: uint8 [members, bytes]; None if one of them begins with something else."""
+        made = self._made.empty((len(self), self._size - len(head)), np.uint8)
+        if self._are_known(head):
+            self._copy(slice(None), len(head), made)
+            return made
+        low, wanted = 0, np.frombuffer(head, dtype=np.uint8)
+        while low < len(self):
+            rows = self[low : low + max(_AT_ONCE // self._size, 1)]
+            if (rows[:, : len(head)] != wanted).any():
+                return None
+            made[low : low + len(rows)] = rows[:, len(head) :]
+            low += len(rows)
+        for file, at in self._by_file():
+            file.note_head(self._offsets[at], head)
+        return made
+
+    def _are_known(self, head: bytes) -> bool:
+        """Whether nothing is to be looked at but the bytes behind the heads."""
+        checks = self._checks
+        return all(
+            file.are_known(self._offsets[at], head, None if checks is None else checks[at])
+            for file, at in self._by_file()
+        )
+
+    def _by_file(self) -> Iterator[tuple[MappedFile, Numbers]]:
+        """Each shard, and which of the members lie in it."""
+        for number, file in self._files.items():
+            yield file, np.flatnonzero(self._which == number)
+
+    def _copy(self, part: slice, begin: int, out: npt.NDArray[np.uint8]) -> None:
+        """Copies the bytes of some members from ``begin`` on, as many as ``out`` [members, bytes] takes."""
+        found = ranges_of(self._files, self._which[part], self._offsets[part] + begin, out.shape[1])
         if found is None:
             raise ShardError("a shard ends before a member does")
         ranges, at = map(torch.from_numpy, found)
-        torch.index_select(ranges, 0, at, out=torch.from_numpy(rows))
-        if self._checks is not None and self._differ(rows, which, offsets, self._checks[low:high]):
-            raise ShardError("a member is not what was indexed")
+        torch.index_select(ranges, 0, at, out=torch.from_numpy(out))
+
+    def _gathered(self, low: int, high: int) -> npt.NDArray[np.uint8]:
+        rows = self._memory.empty((high - low, self._size), np.uint8)
+        self._copy(slice(low, high), 0, rows)
+        if self._checks is not None:
+            which, offsets = self._which[low:high], self._offsets[low:high]
+            if self._differ(rows, which, offsets, self._checks[low:high]):
+                raise ShardError("a member is not what was indexed")
         return rows
 
     def _differ(
@@ -98,7 +141,7 @@ class ColumnReader:
     def __init__(self, reads: set[str] | None, *, verify: bool, reader: RangeReader) -> None:
         self._reads, self._verify, self._reader = reads, verify, reader
         self._mapped = MappedFiles()
-        self._memory = Memory()
+        self._memory, self._made = Memory(), Memory()
 
     def read(self, rows: pa.RecordBatch | Alike) -> Columns | None:
         """The samples of some rows; None if their members differ in number or kind, or are not in shards,
@@ -118,7 +161,7 @@ class ColumnReader:
         for at, name in enumerate(alike.extensions):
             if self._reads is None or name in self._reads:
                 fields[name] = self._members(alike, alike.members[:, at])
-        return Columns(alike.others["key"].to_numpy(zero_copy_only=False).tolist(), fields, self._memory)
+        return Columns(alike.others["key"].to_numpy(zero_copy_only=False).tolist(), fields, self._made)
 
     def close(self) -> None:
         """Lets go of the mapped shards."""
@@ -131,7 +174,7 @@ class ColumnReader:
             mapped = ((number, self._mapped.open(name)) for number, name in names.items())
             files = {number: file for number, file in mapped if file is not None}
             if len(files) == len(names):
-                return Gathered(files, which, places, verify=self._verify, memory=self._memory)
+                return Gathered(files, which, places, verify=self._verify, memory=self._memory, made=self._made)
         found: list[bytes] = [b""] * len(which)
         for number, path in names.items():
             (at,) = np.nonzero(which == number)

@@ -14,6 +14,7 @@ import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.plan import Plan
+from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import Planned, sequence
@@ -352,8 +353,11 @@ def _make_tasks(
     for step in dealt:
         planned = step.planned
         rows = planned.rows(columns)
-        seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
-        shards = tuple(rows["shard"].to_pylist())
+        if isinstance(rows, Alike):
+            seconds, shards = rows.sum("duration_s"), rows.shard_names()
+        else:
+            seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
+            shards = tuple(rows["shard"].to_pylist())
         place = Place(began.epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
         items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
         taken = replace(began, cursor=step.after, step=step.step + 1, items=items)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -22,6 +21,7 @@ from ecopipe.sharding.staging import LocalStaging, RemoteStaging, Staging
 from ecopipe.sharding.tasks import BadRecord, Done, Job, check_share, run_task
 from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files
+from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import ConfigError, nearest
 
 Engine = Literal["local", "ray"]
@@ -178,13 +178,13 @@ def _engine(
 def _finish(job: Job, done: Sequence[Done]) -> SplitSummary:
     """Puts the index together, and publishes the split."""
     summary = SplitSummary()
-    with tempfile.TemporaryDirectory(prefix="ecopipe-index-") as folder:
-        path = Path(folder) / "index.arrow"
+    with explained(Path(job.staging.where)), job.staging.workplace(job.plan.tasks) as folder:
+        path = folder / "index.arrow"
         _join_indexes(job, done, path)
         for one in done:
             summary.add(one.summary)
         bad = [record for one in done for record in one.bad]
-        quarantine = Path(folder) / "quarantine.jsonl"
+        quarantine = folder / "quarantine.jsonl"
         lines = (json.dumps({"key": record.key, "error": record.error}, ensure_ascii=False) + "\n" for record in bad)
         if bad:
             quarantine.write_text("".join(lines), encoding="utf-8")

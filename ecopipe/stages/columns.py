@@ -88,6 +88,18 @@ class Columns:
 
 
 @runtime_checkable
+class OfOneSize(Protocol):
+    """A column of members of one size, of which those parts can be had that are wanted."""
+
+    def first(self) -> npt.NDArray[np.uint8]:
+        """The first member: uint8 [1, bytes]."""
+
+    def behind(self, head: bytes) -> npt.NDArray[np.uint8] | None:
+        """The members less their head, in the batch's memory: uint8 [members, bytes]; None if one of them begins with
+        something else."""
+
+
+@runtime_checkable
 class ByColumns(Protocol):
     """A sample stage that can work on columns."""
 

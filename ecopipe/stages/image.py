@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ecopipe.formats import image as codec
 from ecopipe.formats.image import IMAGE_EXTENSIONS
-from ecopipe.stages.columns import Columns
+from ecopipe.stages.columns import Columns, OfOneSize
 from ecopipe.stages.stage import DeviceStage, SampleStage
 from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
@@ -69,6 +69,27 @@ class DecodeImage(SampleStage):
         if len(found) != 1:
             return None
         (field,) = found
+        images = self._in_place(columns.fields[field], field)
+        if images is None:
+            images = self._by_rows(columns, field)
+        return None if images is None else columns.replaced(field, image=images)
+
+    def _in_place(self, column: Any, field: str) -> npt.NDArray[np.uint8] | None:
+        """The images of a batch, if they are stored as they are to be, behind heads that are equal; else None."""
+        if _kind(field) != "npy" or not isinstance(column, OfOneSize):
+            return None
+        first = column.first()
+        pixels = codec.decode_rows(first, "npy")
+        if pixels is None:
+            return None
+        planes = self._planes(pixels)
+        begin = first.nbytes - planes.nbytes
+        if not planes.flags.c_contiguous or planes.ctypes.data != first.ctypes.data + begin:
+            return None
+        images = column.behind(first[0, :begin].tobytes())
+        return None if images is None else images.reshape(-1, *planes.shape[1:])
+
+    def _by_rows(self, columns: Columns, field: str) -> npt.NDArray[np.uint8] | None:
         images: npt.NDArray[np.uint8] | None = None
         low, high = 0, _FIRST
         while low < len(columns):
@@ -82,7 +103,7 @@ class DecodeImage(SampleStage):
                 return None
             images[low:high] = planes
             low, high = high, high + max(_AT_ONCE // max(pixels[0].nbytes, 1), 1)
-        return columns.replaced(field, image=images)
+        return images
 
     def _planes(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """[..., H, W, C] -> [..., C, H, W] in the mode, not contiguous."""

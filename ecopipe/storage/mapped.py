@@ -34,6 +34,8 @@ class MappedFile:
     _memory: mmap.mmap = field(repr=False)
     _found: npt.NDArray[np.uint32] = field(init=False, repr=False)
     _known: npt.NDArray[np.bool_] = field(init=False, repr=False)
+    _head: bytes = field(default=b"", init=False, repr=False)
+    _begins: npt.NDArray[np.bool_] = field(init=False, repr=False)
     _address: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,7 @@ class MappedFile:
         blocks = -(-len(self.content) // _BLOCK)
         self._found = np.zeros(blocks, dtype=np.uint32)
         self._known = np.zeros(blocks, dtype=np.bool_)
+        self._begins = np.zeros(blocks, dtype=np.bool_)
 
     @property
     def address(self) -> int:
@@ -62,6 +65,22 @@ class MappedFile:
             self._known[blocks] = True
         checks: npt.NDArray[np.uint32] = self._found[blocks]
         return checks
+
+    def note_head(self, offsets: Offsets, head: bytes) -> None:
+        """Remembers that the ranges that begin at ``offsets`` begin with ``head``, and forgets of any other head."""
+        if head != self._head:
+            self._head = head
+            self._begins[:] = False
+        self._begins[offsets // _BLOCK] = True
+
+    def are_known(self, offsets: Offsets, head: bytes, checks: Offsets | None) -> bool:
+        """Whether all of some ranges are known to begin with ``head``, and to have these CRC-32, if any are given."""
+        if head != self._head:
+            return False
+        blocks = offsets // _BLOCK
+        if not self._begins[blocks].all():
+            return False
+        return checks is None or bool(self._known[blocks].all() and (self._found[blocks] == checks).all())
 
 
 class _Window:

@@ -208,8 +208,10 @@ def test_misuse_of_shard(tmp_path: Path, corpora: Path) -> None:
     (tmp_path / "file").write_text("")
     fails("shard", "imdb", corpora / "imdb", tmp_path / "file", message="file")
     run("shard", "imdb", corpora / "imdb", tmp_path / "o")
-    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", message="already exists. Replace it with --overwrite")
-    run("shard", "imdb", corpora / "imdb", tmp_path / "o", "--overwrite")
+    again = ("shard", "imdb", corpora / "imdb", tmp_path / "o")
+    assert "Nothing was to do" in call(*again)[0]
+    fails(*again, "--max-count", "7", message="already exists. Replace it with --overwrite")
+    run(*again, "--max-count", "7", "--overwrite")
 
 
 def test_damaged_corpora_are_refused_with_the_file_named(tmp_path: Path, corpora: Path) -> None:
@@ -264,7 +266,7 @@ def test_misuse_of_index_verify_and_stream(tmp_path: Path, shards: Path) -> None
     )
     assert (tmp_path / "notes.txt").read_text() == "mine"
     fails("stream", pipeline, "--set", "source.path=2024", message="It takes .* Write it in quotes: '\"2024\"'")
-    fails("stream", pipeline, "--set", good, "--set", "Bucket.max_padded=nan", message="must be positive and finite")
+    fails("stream", pipeline, "--set", good, "--set", "Bucket.max_padded=nan", message="must be finite")
     fails(
         "stream", pipeline, "--set", good, "--set", "Bucket.measure=txt", message="Bucket needs 'txt', which the index"
     )
@@ -399,7 +401,7 @@ def test_a_terminated_shard_leaves_nothing(tmp_path: Path) -> None:
     source = real("aclImdb_v1.tar.gz")
     child = subprocess.Popen([*ECOPIPE, "shard", "imdb", str(source), str(tmp_path / "o")], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("o/.ecopipe-*/*.tar")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("o/.ecopipe-unfinished-test/task-*/*.tar")) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.terminate()
     assert child.wait(60) == 143
@@ -423,8 +425,11 @@ def test_terminating_the_whole_group_keeps_the_ledger(tmp_path: Path, shards: Pa
 
 def test_an_interrupted_dataset_says_how_to_go_on(tmp_path: Path, corpora: Path) -> None:
     call("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "test", code=0)
-    fails("shard", "imdb", corpora / "imdb", tmp_path / "o", message="write what is missing with --split train")
-    call("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "train", code=0)
+    arguments = ("shard", "imdb", corpora / "imdb", tmp_path / "o")
+    fails(*arguments, "--max-count", "9", message="write what is missing with --split train")
+    told, _ = call(*arguments)
+    assert "60 samples" in told and "Nothing was to do" not in told
+    assert "Nothing was to do" in call(*arguments)[0]
 
 
 def test_a_truncated_flac_is_refused_when_sharding(tmp_path: Path, corpora: Path) -> None:
