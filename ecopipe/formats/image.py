@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import math
+import struct
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ def probe(data: bytes, kind: str) -> tuple[int, int]:
             raise ValueError(f"not an image: an npy of shape {list(shape)}; sizes below 2,147,483,648 wanted")
         return (shape[1], shape[2]) if _is_planar(shape) else (shape[0], shape[1])
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
-        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+        width, height = struct.unpack_from(">II", data, 16)
     else:
         width, height = _open(data, kind).size
     if width < 1 or height < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ecopipe.formats import audio, image, text
 from ecopipe.formats.audio import AUDIO_EXTENSIONS
@@ -44,18 +44,22 @@ def measure(members: Mapping[str, bytes]) -> Measures:
     Raises:
         ValueError: A member is damaged; names the extension and the reason.
     """
-    found: Measures = dict.fromkeys(MEASURES)
-    done: set[tuple[str, ...]] = set()
-    for extension in sorted(members, key=lambda name: "." in name):
+    found: Measures = _NOTHING.copy()
+    done: list[Reader] = []
+    for extension in sorted(members, key=_has_dot) if len(members) > 1 else members:
         kind = extension.rpartition(".")[2].lower()
-        for family, read in _READERS.items():
-            if kind in family and family not in done:
-                try:
-                    found.update(read(members[extension], kind))
-                except ValueError as error:
-                    raise ValueError(f"{extension}: {error}") from error
-                done.add(family)
+        read = _READERS.get(kind)
+        if read is not None and read not in done:
+            try:
+                found.update(read(members[extension], kind))
+            except ValueError as error:
+                raise ValueError(f"{extension}: {error}") from error
+            done.append(read)
     return found
+
+
+def _has_dot(name: str) -> bool:
+    return "." in name
 
 
 def _audio(data: bytes, kind: str) -> Measures:
@@ -86,4 +90,10 @@ def _label(data: bytes, kind: str) -> Measures:
     return {"label": int(digits)}
 
 
-_READERS = {AUDIO_EXTENSIONS: _audio, TEXT_EXTENSIONS: _text, IMAGE_EXTENSIONS: _image, LABEL_EXTENSIONS: _label}
+Reader = Callable[[bytes, str], Measures]
+
+_FAMILIES: dict[tuple[str, ...], Reader] = {
+    AUDIO_EXTENSIONS: _audio, TEXT_EXTENSIONS: _text, IMAGE_EXTENSIONS: _image, LABEL_EXTENSIONS: _label,
+}  # fmt: skip
+_READERS = {extension: read for family, read in _FAMILIES.items() for extension in family}
+_NOTHING: Measures = dict.fromkeys(MEASURES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -175,6 +175,12 @@ def header_size(block: bytes) -> int | None:
         return None
 
 
+SMALL = 2**16
+"""Bytes of a sample below which its headers and payloads are put together before they are written."""
+
+_ZEROS = bytes(BLOCK)
+
+
 class Digest(Protocol):
     """What :mod:`hashlib` gives."""
 
@@ -197,23 +203,29 @@ class TarWriter:
     def add(self, key: str, payloads: Mapping[str, bytes]) -> list[Member]:
         """Appends one sample and says where its members lie."""
         members = []
+        parts: list[bytes] = []
+        end = self.position
         for extension in sorted(payloads):
             data = payloads[extension]
             header = _header(f"{key}.{extension}", len(data))
-            members.append(Member(extension, self.position + len(header), len(data), zlib.crc32(data)))
-            self._write(header, data, bytes(-len(data) % BLOCK))
+            padding = -len(data) % BLOCK
+            members.append(Member(extension, end + len(header), len(data), zlib.crc32(data)))
+            parts += (header, data, _ZEROS[:padding])
+            end += len(header) + len(data) + padding
+        self._write(parts, end - self.position)
         return members
 
-    def _write(self, *parts: bytes) -> None:
-        for part in parts:
+    def _write(self, parts: Sequence[bytes], size: int) -> None:
+        for part in [b"".join(parts)] if size < SMALL else parts:
             self._file.write(part)
             if self._digest is not None:
                 self._digest.update(part)
-            self.position += len(part)
+        self.position += size
 
     def finish(self) -> None:
         """Writes the end-of-archive mark."""
-        self._write(END, bytes(-(self.position + len(END)) % tarfile.RECORDSIZE))
+        size = len(END) + -(self.position + len(END)) % tarfile.RECORDSIZE
+        self._write([bytes(size)], size)
 
 
 def _header(name: str, size: int) -> bytes:

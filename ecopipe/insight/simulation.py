@@ -19,7 +19,6 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from ecopipe.insight.simulation_order import World, sequence_of
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
+from ecopipe.run.worth import EpochPieces, Wants
 from ecopipe.storage.cache import Counters
 from ecopipe.vocabulary.errors import ConfigError
 
@@ -180,9 +180,9 @@ def simulate(
         if not hosts:
             sizes = corpus.sizes.tolist()
             followed = range(world.hosts) if whole else _spread(world.hosts, HOSTS)
-            hosts = {host: Host(sizes, cache_bytes, world.share(host)) for host in followed}
+            hosts = {host: Host(sizes, cache_bytes) for host in followed}
         order = _Laid(corpus, epoch, planned)
-        told.append(_followed(order, world, hosts))
+        told.append(_followed(order, world, hosts, cache_bytes))
         laid = laid or [order]
     first = laid[0]
     samples = corpus.samples
@@ -218,8 +218,7 @@ class _Laid:
 
     def __init__(self, corpus: Corpus, epoch: Epoch, planned: dict[int, PlannedBlock]) -> None:
         self.corpus, self.epoch, self.planned = corpus, epoch, planned
-        self._lane: list[int] = epoch.lane.tolist()
-        self._shards: dict[int, list[int]] = {}
+        self._places = list(zip(epoch.lane.tolist(), epoch.number.tolist(), strict=True))
         rows = epoch.rows[list(planned)].tolist()
         self.per_row = self._ratio([len(one.sizes) for one in planned.values()], rows)
         self.delivered = self._ratio([len(one.places) for one in planned.values()], rows)
@@ -241,33 +240,14 @@ class _Laid:
         """Samples of a batch, in the mean."""
         return self.delivered.value / self.per_row.value
 
-    def lane_of(self, block: int) -> int:
-        """The lane of a block; -1 behind the last one."""
-        return self._lane[block] if block < len(self._lane) else -1
-
-    def shards_of(self, block: int) -> list[int]:
-        """The shards of a block, each once."""
-        if block not in self._shards:
-            self._shards[block] = list(dict.fromkeys(piece.shard for piece in self.epoch.slices(block)))
-        return self._shards[block]
+    def place_of(self, block: int) -> tuple[int, int]:
+        """The lane of a block, and its number there; (-1, 0) behind the last one."""
+        return self._places[block] if block < len(self._places) else (-1, 0)
 
     def kept_of(self, block: int) -> float:
         """The share of a block's rows that are delivered."""
         one = self.planned.get(block)
         return min(1.0, self.delivered.value if one is None else one.kept)
-
-    def wanted_of(self, shard: int) -> float:
-        """The share of a shard's rows that the epoch names."""
-        return self._named[shard]
-
-    @cached_property
-    def _named(self) -> list[float]:
-        named = np.zeros(len(self.corpus.rows), dtype=np.int64)
-        for block in range(len(self.epoch)):
-            for piece in self.epoch.slices(block):
-                named[piece.shard] += len(piece)
-        shares: list[float] = (named / np.maximum(self.corpus.rows, 1)).tolist()
-        return shares
 
     def batches(self) -> Estimate:
         """Batches of the epoch."""
@@ -327,16 +307,20 @@ class _Laid:
         return self._ratio(moved, samples), self._ratio(same, pairs)
 
 
-def _followed(laid: _Laid, world: World, hosts: Mapping[int, Host]) -> EpochForecast:
+def _followed(laid: _Laid, world: World, hosts: Mapping[int, Host], cache_bytes: int) -> EpochForecast:
     """An epoch, and what some hosts fetch in it."""
     batch, host = world.taken(len(laid.block))
-    reads = laid.reads()
+    reads, epoch, group = laid.reads(), laid.epoch, laid.epoch.plan.group
+    pieces = EpochPieces(epoch.plan, epoch.lanes, laid.corpus.figures.rows)
     for number, one in hosts.items():
-        one.follow(laid)
+        ranks_there = world.ranks_of(number)
+        one.follow(laid, Wants(ranks_there, epoch.lanes, group, laid.corpus.figures, pieces, cache_bytes))
         (taken,) = np.nonzero(host == number)
-        ranks, own = (taken % world.ranks).tolist(), batch[taken]
-        for rank, block, within in zip(ranks, laid.block[own].tolist(), laid.within[own].tolist(), strict=True):
-            one.take(rank, block, functools.partial(reads, block, within))
+        own = batch[taken]
+        turns = (own - laid.within[own] % group) % world.ranks
+        each = zip(taken.tolist(), turns.tolist(), laid.block[own].tolist(), laid.within[own].tolist(), strict=True)
+        for place, turn, block, within in each:
+            one.take(place % world.ranks, turn, block, functools.partial(reads, block, within))
     counters = [one.counters for one in hosts.values()]
     return EpochForecast(laid.batches(), laid.samples(), world.steps(len(laid.block)), counters)
 

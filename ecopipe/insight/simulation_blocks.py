@@ -19,6 +19,7 @@ from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.blocks import Lane, Slice
 from ecopipe.plan.mixed import MixedShards
 from ecopipe.plan.shards import Shards
+from ecopipe.run.worth import ShardFigures
 from ecopipe.stages.packing import Pack
 from ecopipe.storage.files import REMOTE_GAP
 from ecopipe.vocabulary.randomness import Chance
@@ -99,14 +100,15 @@ def _merged(shards: Numbers, begins: Numbers, ends: Numbers) -> list[Read]:
 class Corpus:
     """What all epochs have in common: the shards, their rows, and which length batches are padded to.
 
-    ``sizes``, ``rows``, ``firsts``: bytes of each shard, its samples, and the samples before it, int64 [shards].
+    ``sizes``, ``rows``, ``firsts``: bytes of each shard, its samples, and the samples before it, int64 [shards];
+    ``figures`` are what a run decides on which shards are fetched whole.
     """
 
     def __init__(self, pipeline: Pipeline, shards: Shards | MixedShards) -> None:
         self.pipeline, self.shards = pipeline, shards
         parts = shards.parts.values()
-        self.sizes: Numbers = np.concatenate([part.shards["size"].to_numpy() for part in parts])
-        self.rows: Numbers = np.concatenate([part.shards["rows"].to_numpy() for part in parts])
+        self.figures = ShardFigures.of(shards, pipeline.reads())
+        self.sizes, self.rows = self.figures.sizes, self.figures.rows
         self.firsts: Numbers = np.cumsum(self.rows) - self.rows
         columns = set[str]().union(*(part.columns for part in parts))
         self.length = _length(pipeline, columns)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecopipe.run.ranks import Tail, steps
+from ecopipe.run.worth import HostRanks
 from ecopipe.vocabulary.errors import ConfigError
 
 Numbers = npt.NDArray[np.int64]
@@ -39,9 +40,10 @@ class World:
         """Hosts; the last one may have fewer ranks."""
         return -(-self.ranks // self.ranks_per_host)
 
-    def share(self, host: int) -> float:
-        """The share of the batches that a host takes."""
-        return min(self.ranks_per_host, self.ranks - host * self.ranks_per_host) / self.ranks
+    def ranks_of(self, host: int) -> HostRanks:
+        """The ranks of a host."""
+        first = host * self.ranks_per_host
+        return HostRanks(first, min(self.ranks_per_host, self.ranks - first), self.ranks)
 
     def steps(self, batches: int) -> int:
         """Steps that each rank makes with so many batches."""

@@ -14,7 +14,7 @@ import torch
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
 from ecopipe.plan.parts import PART_COLUMNS
-from ecopipe.stages.columns import Columns, Memory
+from ecopipe.stages.columns import BatchMemory, Columns, Memory
 from ecopipe.storage.files import RangeReader
 from ecopipe.storage.mapped import MappedFile, MappedFiles, ranges_of
 from ecopipe.vocabulary.errors import ShardError
@@ -141,7 +141,7 @@ class ColumnReader:
     def __init__(self, reads: set[str] | None, *, verify: bool, reader: RangeReader) -> None:
         self._reads, self._verify, self._reader = reads, verify, reader
         self._mapped = MappedFiles()
-        self._memory, self._made = Memory(), Memory()
+        self._memory, self._made = Memory(), BatchMemory()
 
     def read(self, rows: pa.RecordBatch | Alike) -> Columns | None:
         """The samples of some rows; None if their members differ in number or kind, or are not in shards,

@@ -18,20 +18,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.mixed import MixedShards
-from ecopipe.plan.sequence import Planned
+from ecopipe.plan.sequence import Cursor, Planned
 from ecopipe.plan.shards import Shards
 from ecopipe.run.maker import BatchMaker, Failure, Task
-from ecopipe.run.ranks import host_share, place_on_host
+from ecopipe.run.ranks import place_on_host
+from ecopipe.run.worth import AHEAD, EpochPieces, HostRanks, ShardFigures, Wants
 from ecopipe.storage import remote
 from ecopipe.storage.cache import Cache, Lease, Wanted, cache_folder, cache_limit, parse_bytes
-from ecopipe.storage.files import REMOTE_GAP, Held, is_url, merged
+from ecopipe.storage.files import REMOTE_GAP, Held, base_name, is_url, merged
 from ecopipe.storage.retries import without_credentials
 from ecopipe.vocabulary.errors import EcopipeError, ShardError
 from ecopipe.vocabulary.sample import Batch
@@ -39,17 +39,9 @@ from ecopipe.vocabulary.sample import Batch
 THREADS = 8
 """Ranges that one process reads at once."""
 
-AHEAD = 1
-"""Blocks of a lane that are fetched before they are needed."""
-
-WORTH = 0.5
-"""A shard is fetched whole if so much of it is wanted on this host in one epoch ..."""
-
-WORTH_IF_KEPT = 0.125
-"""... or so much, if all shards have room in the cache, and so are fetched only once for all epochs."""
-
-COUNTED_SLICES = 200_000
-"""Slices of an epoch up to which it is counted how much of each shard they name."""
+LARGE = 8 << 20
+"""Bytes of a shard from which on the first batches do not wait for it, but read their ranges: a shard of 256 MB comes in
+seconds, their ranges in milliseconds. Those bytes come twice; of smaller shards it is not worth it."""
 
 
 def wanted_of(opened: Shards | MixedShards) -> dict[str, Wanted]:
@@ -93,43 +85,49 @@ class Ahead:
     Args:
         cache: Where they are kept.
         opened: The pipeline's shards.
+        reads: Extensions of members that are looked at; None for all.
+        host: The ranks of this host.
         verify: Whether a fetched shard is compared with the CRC-32 of its members.
-        world_size: Number of ranks.
+        first: Batches at the beginning of an iteration that do not wait for large shards.
     """
 
-    def __init__(self, cache: Cache, opened: Shards | MixedShards, *, verify: bool, world_size: int) -> None:
-        self._cache, self._opened, self._verify = cache, opened, verify
+    def __init__(
+        self,
+        cache: Cache,
+        opened: Shards | MixedShards,
+        reads: set[str] | None,
+        host: HostRanks,
+        *,
+        verify: bool,
+        first: int,
+    ) -> None:
+        self._cache, self._opened, self._verify, self._host, self._first = cache, opened, verify, host, first
         wanted = wanted_of(opened)
         self._wanted = list(wanted.values())
         self._numbers = {path: number for number, path in enumerate(wanted)}
-        self._rows = [rows for part in opened.parts.values() for rows in part.rows_per_shard]
-        fits = sum(wanted.size for wanted in self._wanted) <= cache.limit_bytes
-        self._worth = (WORTH_IF_KEPT if fits else WORTH) / host_share(world_size)
+        self._figures = ShardFigures.of(opened, reads)
+        self._unfit: set[int] = set()
         self._stop = threading.Event()
         self._threads = ThreadPoolExecutor(THREADS // 2, thread_name_prefix="ecopipe fetch")
         self._futures: dict[tuple[int, int], dict[int, Future[bool]]] = {}
         weakref.finalize(self, self._stop.set)
 
-    def follow(self, plan: Plan) -> None:
-        """Begins with an epoch."""
+    def follow(self, plan: Plan, start: Cursor) -> None:
+        """Begins with an epoch, at some place of it."""
         self._drop(list(self._futures))
         self._group, self._lanes = plan.group, plan.lanes()
-        self._share = np.ones(len(self._rows))
-        pieces = sum(max(1, rows * 16 // 16384) for rows in self._rows)
-        if not plan.endless and pieces < COUNTED_SLICES:
-            named = np.zeros(len(self._rows))
-            for lane in self._lanes:
-                for number in range(int(lane.blocks)):
-                    for piece in lane.block(number):
-                        named[piece.shard] += len(piece)
-            self._share = named / np.maximum(1, self._rows)
+        self._begun_at, self._issued = start.number, 0
+        pieces = EpochPieces(plan, self._lanes, self._figures.rows)
+        self._wants = Wants(self._host, self._lanes, self._group, self._figures, pieces, self._cache.limit_bytes, start)
 
     def ready(self, planned: Planned, paths: Sequence[str]) -> None:
         """Waits until the shards of a batch are here, or are known not to come; those of the next blocks are begun.
 
+        A shard that is missing, or not what was indexed, is one that does not come: whose sample that is, and whether
+        it is a bad one, is said where it is read.
+
         Raises:
             StorageError: A shard cannot be reached.
-            ShardError: A shard is missing, or is not what was indexed.
         """
         cursor, lanes = planned.after, len(planned.after.lanes)
         ends = (planned.batch + 1) % self._group == 0 or planned.batch + 1 == len(planned.block.batches)
@@ -140,33 +138,45 @@ class Ahead:
             if (lane, number) not in self._futures:
                 self._begin(lane, number, planned, now=number == block)
         coming = self._futures[lane, block]
+        self._issued += 1
         for path in paths:
-            if (future := coming.get(self._numbers.get(path, -1))) is not None:
+            shard = self._numbers.get(path, -1)
+            if (future := coming.get(shard)) is None:
+                continue
+            if self._issued <= self._first and self._wanted[shard].size >= LARGE and not future.done():
+                continue
+            try:
                 future.result()
+            except ShardError:
+                self._unfit.add(shard)
 
     def _begin(self, lane: int, block: int, planned: Planned, *, now: bool) -> None:
         """Fetches the shards of a block that are worth it, if those of all blocks that are held have room together."""
         rows = sum(len(batch) for batch in planned.block.batches)
         kept = min(1.0, rows / max(1, planned.block.planned.num_rows))
-        shards = list(dict.fromkeys(piece.shard for piece in self._lanes[lane].block(block)))
-        worth = [shard for shard in shards if self._share[shard] * kept >= self._worth]
+        turn_began = planned.number - planned.batch % self._group
+        rank = (turn_began - self._begun_at) % self._host.world_size
+        worth = [shard for shard in self._wants.whole(lane, block, rank, kept) if shard not in self._unfit]
         held = {shard for futures in self._futures.values() for shard in futures}.union(worth)
         if sum(self._wanted[shard].size for shard in held) > self._cache.limit_bytes:
             if not now:
                 return  # there may be room when it is its turn
             worth = []
+        kept_here = frozenset(self._wanted[shard].name for shard in held)
+        self._cache.touch(kept_here)  # else what was fetched first and is not read yet would seem used least recently
         turn = place_on_host() % max(1, len(worth))  # not all ranks wait for the same shard
-        futures = {shard: self._fetch(shard) for shard in [*worth[turn:], *worth[:turn]]}
+        futures = {shard: self._fetch(shard, kept_here) for shard in [*worth[turn:], *worth[:turn]]}
         self._futures[lane, block] = futures
 
-    def _fetch(self, shard: int) -> Future[bool]:
+    def _fetch(self, shard: int, kept: frozenset[str]) -> Future[bool]:
         wanted = self._wanted[shard]
         check: Callable[[Path], str] = _unchecked
         if self._verify and not (self._cache.folder / wanted.name).exists():
-            members = self._opened.read([Slice(shard, 0, self._rows[shard])], ("members",))["members"]
+            rows = int(self._figures.rows[shard])
+            members = self._opened.read([Slice(shard, 0, rows)], ("members",))["members"]
             flat = members.combine_chunks().flatten()
             check = functools.partial(_check, *(flat.field(name).to_numpy() for name in ("offset", "size", "crc32")))
-        return self._threads.submit(self._cache.fetch, wanted, check, self._stop.is_set)
+        return self._threads.submit(self._cache.fetch, wanted, check, self._stop.is_set, kept)
 
     def _drop(self, places: Sequence[tuple[int, int]]) -> None:
         for place in places:
@@ -197,6 +207,14 @@ def _check(offsets: Any, sizes: Any, checks: Any, path: Path) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Made:
+    """What was made of a task, and the bytes that were read past the cache for it, in whatever process that was."""
+
+    answer: Batch | Failure
+    read_through: int
+
+
 class NearMaker:
     """A maker of batches whose tasks name shards at URLs: it hands them on with local files in their places.
 
@@ -214,15 +232,17 @@ class NearMaker:
         self, maker: BatchMaker, cache: Cache | None, wanted: dict[str, Wanted], reads: set[str] | None
     ) -> None:
         self._maker, self._cache, self._wanted, self._reads = maker, cache, wanted, reads
+        self._read_through = 0
 
-    def __call__(self, task: Task) -> Batch | Failure:
+    def __call__(self, task: Task) -> Made:
+        self._read_through = 0
         answer, leased = self._near(task, self._cache)
-        if leased and isinstance(answer, Failure) and isinstance(answer.error, ShardError) and self._cache is not None:
-            for path in leased:  # a disk may have damaged what was right when it was fetched
+        if self._cache is not None and (damaged := _doubted(answer, leased)):
+            for path in damaged:  # a disk may have damaged what was right when it was fetched
                 self._cache.drop(self._wanted[path])
             self._maker.close()
             answer, _ = self._near(task, None)
-        return answer
+        return Made(answer, self._read_through)
 
     def _near(self, task: Task, cache: Cache | None) -> tuple[Batch | Failure, list[str]]:
         tables = [rows for rows in (task.rows, task.spares) if rows is not None]
@@ -260,8 +280,7 @@ class NearMaker:
             run: Any = map if threads is None else threads.map
             for (path, offset, _), data in zip(jobs, run(_read_piece, jobs), strict=True):
                 held.setdefault(path, {})[offset] = data
-                if self._cache is not None:
-                    self._cache.counters.bytes_read_through += len(data)
+                self._read_through += len(data)
         return held
 
     def close(self) -> None:
@@ -275,6 +294,15 @@ def _read_piece(job: tuple[str, int, int]) -> bytes:
     with contextlib.suppress(FileNotFoundError):  # the maker says so, of the sample that it is missing for
         remote.read_into(path, offset, offset + size, data.extend)
     return bytes(data)
+
+
+def _doubted(answer: Batch | Failure, leased: Sequence[str]) -> list[str]:
+    """Those of some shards in the cache that may be damaged there: what was read of them was not what was indexed."""
+    if isinstance(answer, Failure):
+        return list(leased) if isinstance(answer.error, ShardError) else []
+    faults = answer.place.faults if answer.place is not None else ()
+    bad = {fault.shard for fault in faults if fault.stage == "read"}
+    return [path for path in leased if base_name(path) in bad]
 
 
 def paths_of(rows: pa.Table | pa.RecordBatch | Alike) -> list[str]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,12 +21,13 @@ from ecopipe.plan.sequence import Planned, sequence
 from ecopipe.run import ranks, settings, state
 from ecopipe.run.columns import ROW_COLUMNS
 from ecopipe.run.device import on_device, resolve
-from ecopipe.run.fetching import Ahead, NearMaker, cache_for, paths_of, wanted_of
+from ecopipe.run.fetching import Ahead, Made, NearMaker, cache_for, paths_of, wanted_of
 from ecopipe.run.ledger import Ledger
 from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
-from ecopipe.run.pool import Pool
+from ecopipe.run.pool import Maker, Pool
 from ecopipe.run.quarantine import Quarantine
 from ecopipe.run.state import Belonging, Taken
+from ecopipe.run.worth import HostRanks
 from ecopipe.storage.cache import Cache
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.sample import Batch, Place
@@ -121,9 +122,12 @@ class Loader:
         self._ahead: Ahead | None = None
         if not isinstance(self.shards, OpenedItems) and (near := cache_for(self.shards, cache, cache_limit)):
             self._cache = near.cache
-            self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), pipeline.reads())
+            reads = pipeline.reads()
+            self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), reads)
             if near.cache is not None:
-                self._ahead = Ahead(near.cache, self.shards, verify=verify == "crc", world_size=self.world_size)
+                host = HostRanks.here(self.rank, self.world_size)
+                first = workers * prefetch + 1  # the first batch is handed out when the one after those is issued
+                self._ahead = Ahead(near.cache, self.shards, reads, host, verify=verify == "crc", first=first)
         self._turn = 0
         self._begun = False  # whether the newest iterator was asked for a batch; until then set_epoch moves its start
         self._closed = False
@@ -131,7 +135,7 @@ class Loader:
         self._pool: Pool | None = None
         if workers:
             self._pool = Pool(
-                self._maker,
+                cast("Maker", self._maker),
                 workers=workers,
                 prefetch=prefetch,
                 timeout_s=timeout_s,
@@ -158,8 +162,8 @@ class Loader:
 
     @property
     def cache_counters(self) -> dict[str, int]:
-        """What this process did with the cache: hits and misses (shards), evictions, bytes fetched (whole shards) and
-        bytes read through (of the batches that are made in this process). Empty without a cache."""
+        """What this loader did with the cache: hits and misses (shards), evictions, bytes fetched (whole shards) and
+        bytes read through (ranges, for the batches that have come; whoever made them). Empty without a cache."""
         return self._cache.counters.figures() if self._cache is not None else {}
 
     def set_epoch(self, epoch: int) -> None:
@@ -231,7 +235,7 @@ class Loader:
         planned = sequence(plan, self.shards.read, self._taken.cursor, columns)
         dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
         if self._ahead is not None:
-            self._ahead.follow(plan)
+            self._ahead.follow(plan, self._taken.cursor)
         return _make_tasks(
             dealt, self.pipeline, plan, self.shards, self._taken, self.seed, self.rank, self._issued, self._ahead
         )
@@ -265,12 +269,16 @@ class Loader:
         self._taken = Taken(ended.epoch + 1, epoch_items=items)
 
     def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
-        made = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
+        made: Iterator[Any] = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
         while True:
             self._check_turn(turn)
             batch = next(made, None)
             if batch is None:
                 return
+            if isinstance(batch, Made):
+                if self._cache is not None:
+                    self._cache.counters.bytes_read_through += batch.read_through
+                batch = batch.answer
             if isinstance(batch, Failure):
                 details = getattr(batch.error, "details", "")
                 raise batch.error from (WorkerTraceback(details) if details else None)

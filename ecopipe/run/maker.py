@@ -5,9 +5,10 @@ from __future__ import annotations
 import pickle
 import traceback
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
 from ecopipe.plan.parts import START, STOP, WHOLE
 from ecopipe.run.columns import ROW_COLUMNS, ColumnReader
+from ecopipe.run.metering import READ, StageMeter, current
 from ecopipe.run.recent import RecentSamples
 from ecopipe.stages.columns import ByColumns, Columns, collate_columns, collates_columns
 from ecopipe.stages.foreign import Map
@@ -25,18 +27,24 @@ from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, Shar
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Fault, Part, Place, Sample
 
+_Made = TypeVar("_Made")
+
 Verify = Literal["crc", "off"]
 """Whether what is read is compared with the CRC-32 in the index."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One batch to make: the index rows of its samples, and its place; ``spares`` may stand in for bad samples."""
+    """One batch to make: the index rows of its samples, and its place; ``spares`` may stand in for bad samples.
+
+    ``issued_ns`` is 0, or when it was issued, on the monotonic clock: then its batch comes with its times.
+    """
 
     rows: pa.RecordBatch | Alike
     place: Place
     seed: int
     spares: pa.RecordBatch | None = None
+    issued_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,14 @@ class BatchMaker:
         self._recent = RecentSamples()
         self._reads = pipeline.reads()
         self._reader = RangeReader()
+        self._meter: StageMeter | None = None
         by_columns = [stage for stage in self._stages if isinstance(stage, ByColumns)]
         self._columns: ColumnReader | None = None
         if len(by_columns) == len(self._stages) and collates_columns(self._collate):
             self._columns = ColumnReader(self._reads, verify=verify == "crc", reader=self._reader)
 
     def __call__(self, task: Task) -> Batch | Failure:
+        self._meter = current()
         try:
             return self._make(task)
         except EcopipeError as error:
@@ -124,12 +134,14 @@ class BatchMaker:
         if self._columns is None:
             return None
         try:
-            columns = self._columns.read(task.rows)
+            columns = self._timed(READ, self._columns.read, task.rows)
             for stage, chance in zip(self._stages, chances, strict=True):
                 if columns is None or not _has_all(columns, stage.needs()):
                     return None
-                columns = cast("ByColumns", stage).apply_columns(columns, chance)
-            return None if columns is None else collate_columns(self._collate, columns)
+                columns = self._timed(stage.label, cast("ByColumns", stage).apply_columns, columns, chance)
+            if columns is None:
+                return None
+            return self._timed(self._collate.label, partial(collate_columns, self._collate), columns)
         except (EcopipeError, ValueError):
             return None  # it is found again sample by sample, and said with its key
 
@@ -212,7 +224,7 @@ class BatchMaker:
 
     def _sample(self, row: dict[str, Any], chances: Sequence[Chance]) -> Sample:
         def made() -> Sample:
-            return apply_stages(self._stages, chances, self._read(row))
+            return apply_stages(self._stages, chances, self._timed(READ, self._read, row), self._meter)
 
         if self._parts_in != "tokens" or ITEM in row:
             return made()
@@ -234,6 +246,9 @@ class BatchMaker:
     def _part(self, row: dict[str, Any]) -> Part | None:
         return Part(row[START], row[STOP], row[WHOLE], self._parts_in) if self._parts_in else None
 
+    def _timed(self, name: str, make: Callable[..., _Made], *given: Any) -> _Made:
+        return make(*given) if self._meter is None else self._meter.around(name, make, *given)
+
     @property
     def reader(self) -> RangeReader:
         """What reads members that are not mapped."""
@@ -247,7 +262,7 @@ class BatchMaker:
 
     def _collated(self, samples: Sequence[Sample]) -> Batch:
         try:
-            batch = self._collate.apply(samples)
+            batch = self._timed(self._collate.label, self._collate.apply, samples)
             if self._parts_in:
                 batch["parts"] = [(sample.part.start, sample.part.stop) for sample in samples if sample.part]
             return batch
@@ -257,7 +272,9 @@ class BatchMaker:
             raise _explain(self._collate.label, samples, error) from error
 
 
-def apply_stages(stages: Sequence[SampleStage], chances: Sequence[Chance], sample: Sample) -> Sample:
+def apply_stages(
+    stages: Sequence[SampleStage], chances: Sequence[Chance], sample: Sample, meter: StageMeter | None = None
+) -> Sample:
     """The sample after sample stages, each with its draws; what goes wrong is told with the stage, key and shard.
 
     Raises:
@@ -270,7 +287,10 @@ def apply_stages(stages: Sequence[SampleStage], chances: Sequence[Chance], sampl
             missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
             if missing:
                 raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
-            sample = stage.apply(sample, chance)
+            if meter is None:
+                sample = stage.apply(sample, chance)
+            else:
+                sample = meter.around(stage.label, stage.apply, sample, chance)
         except SampleError as error:
             raise SampleError(
                 error.stage, error.key, error.shard or sample.shard, error.reason, error.details

@@ -21,6 +21,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from ecopipe.run.maker import Failure, Task, failure
+from ecopipe.run.metering import unpacked
+from ecopipe.run.slots import Borrower
 from ecopipe.run.transport import channel_pair, pack, unpack
 from ecopipe.run.worker import serve
 from ecopipe.vocabulary.errors import WorkerError
@@ -87,6 +89,7 @@ class _Worker:
             far.close()
         self.owner, self.pid = os.getpid(), self.process.pid
         self.orders: deque[_Order] = deque()
+        self.slots = Borrower()
         self.ready = False
         self.broken = False
         self.since = time.monotonic()  # when it could have begun on the first of its orders
@@ -105,9 +108,12 @@ class _Worker:
             os.close(descriptor)
 
     def receive(self) -> None:
-        """Takes one message that has come: that it has started, or an answer."""
+        """Takes one message that has come: that it has started, news of a slot, or an answer."""
         try:
-            number, _, descriptor = self.channel.receive()
+            number, about_slot, descriptor = self.channel.receive()
+            if about_slot:
+                self.slots.learn(number, descriptor)
+                return
         except (EOFError, OSError):
             self.broken = True
             return
@@ -118,7 +124,7 @@ class _Worker:
             return
         order = self.orders.popleft()
         try:
-            order.answer = unpack(descriptor)
+            order.answer = unpacked(unpack, descriptor, self.slots)
         except Exception as error:
             order.answer = failure(order.task, error)
 

@@ -1,9 +1,9 @@
 """Values from process to process: each in one anonymous file, whose descriptor goes over a socket.
 
 A file holds the sizes of the buffers (tensors, arrays, Arrow columns), the pickle of everything else, and the buffers,
-each at a multiple of 64 bytes::
+each at a multiple of 64 bytes, but for those that are in slots (:mod:`ecopipe.run.slots`)::
 
-    count | bytes of the pickle | count sizes | pickle | buffer | buffer | ...        (sizes: uint64, little endian)
+    count | bytes of the pickle | count x (size, slot or 0) | pickle | buffer | ...      (numbers: uint64, little endian)
 
 The receiver maps the file: what it gets shares that memory, and the memory lives as long as some tensor of it. No file
 has a name, so nothing is left behind by a process that is killed. A message on the socket is 16 bytes and a descriptor
@@ -19,7 +19,6 @@ import os
 import pickle
 import socket
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ecopipe.run.slots import Borrower, Lender, mapped
 from ecopipe.vocabulary.errors import WorkerError
 
 ALIGNMENT = 64
@@ -43,7 +43,6 @@ _MOST_PARTS = 1024
 
 _HEAD = struct.Struct("<QQ")
 _MESSAGE = struct.Struct("<QQ")
-_BY_DESCRIPTOR = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -86,8 +85,9 @@ def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...], back: list[
     return torch.frombuffer(buffer, dtype=dtype).view(shape).permute(back)
 
 
-def pack(value: Any) -> int:
-    """Writes a value to an anonymous file, and returns its descriptor, which is the caller's to close.
+def pack(value: Any, slots: Lender | None = None) -> int:
+    """Writes a value to an anonymous file, and returns its descriptor, which is the caller's to close. Large buffers go
+    to slots, if there are any; the receiver has to have their news first.
 
     Raises:
         Exception: The value cannot be pickled (whatever pickle says then), or there is no room for it (OSError).
@@ -96,24 +96,30 @@ def pack(value: Any) -> int:
     buffers: list[pickle.PickleBuffer] = []
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
     raw = [buffer.raw() for buffer in buffers]
-    sizes = np.array([len(view) for view in raw], dtype="<u8")
+    places = [0 if slots is None else slots.put(view) for view in raw]
     pickled = stream.getbuffer()
-    parts: list[bytes | memoryview] = [_HEAD.pack(len(raw), len(pickled)), sizes.tobytes(), pickled]
+    table = np.array([(len(view), place) for view, place in zip(raw, places, strict=True)], dtype="<u8")
+    parts: list[bytes | memoryview] = [_HEAD.pack(len(raw), len(pickled)), table.tobytes(), pickled]
     end = sum(map(len, parts))
-    for view in raw:
-        parts += [bytes(_aligned(end) - end), view]
-        end = _aligned(end) + len(view)
-    descriptor = _anonymous_file()
+    for view, place in zip(raw, places, strict=True):
+        if not place:
+            parts += [bytes(_aligned(end) - end), view]
+            end = _aligned(end) + len(view)
+    descriptor = -1
     try:
+        descriptor = _anonymous_file()
         _write(descriptor, parts)
     except BaseException:
-        os.close(descriptor)
+        _close([descriptor])
+        for place in filter(None, places):
+            slots.take_back(place)  # type: ignore[union-attr]
         raise
     return descriptor
 
 
-def unpack(descriptor: int) -> Any:
-    """The value of a packed file. Tensors and arrays are writable, and share the file's memory. Closes the descriptor.
+def unpack(descriptor: int, slots: Borrower | None = None) -> Any:
+    """The value of a packed file. Tensors and arrays are writable, and share the file's memory, or that of their slots,
+    which is theirs as long as they live. Closes the descriptor.
 
     Raises:
         Exception: The value cannot be made here (whatever pickle says then).
@@ -123,11 +129,14 @@ def unpack(descriptor: int) -> Any:
     finally:
         os.close(descriptor)
     count, pickled = _HEAD.unpack_from(memory)
-    begin = _HEAD.size + 8 * count
-    sizes = np.frombuffer(memory, dtype="<u8", count=count, offset=_HEAD.size).tolist()
+    table = np.frombuffer(memory, dtype="<u8", count=2 * count, offset=_HEAD.size).reshape(count, 2)
+    begin = _HEAD.size + table.nbytes
     end = begin + pickled
     buffers = []
-    for size in sizes:
+    for size, place in table.tolist():
+        if place and slots is not None:
+            buffers.append(slots.held(place, size))
+            continue
         at = _aligned(end)
         end = at + size
         buffers.append(memory[at:end])
@@ -163,18 +172,12 @@ def _write(descriptor: int, parts: list[bytes | memoryview]) -> None:
 def _memory(descriptor: int, size: int) -> memoryview:
     """The bytes of a file, writable; they need no descriptor, and last as long as anything that looks at them."""
     if size >= MAPPED:
-        mapped = torch.from_file(f"{_BY_DESCRIPTOR}/{descriptor}", shared=True, size=size, dtype=torch.uint8)
-        return _view(mapped)
-    view = _view(torch.empty(size, dtype=torch.uint8))  # aligned, as a bytearray is not
+        return memoryview(mapped(descriptor, size))  # type: ignore[arg-type]
+    view = memoryview(torch.empty(size, dtype=torch.uint8).numpy())  # type: ignore[arg-type]  # aligned, as no bytearray
     at = 0
     while at < size and (count := os.preadv(descriptor, [view[at:]], at)):
         at += count
     return view
-
-
-def _view(memory: torch.Tensor) -> memoryview:
-    array: Any = memory.numpy()
-    return memoryview(array)
 
 
 class Channel:

@@ -13,7 +13,10 @@ from collections.abc import Callable
 import torch
 
 from ecopipe.run.maker import Failure, Task, failure
+from ecopipe.run.metering import packed, timed
+from ecopipe.run.slots import Lender, News
 from ecopipe.run.transport import Channel, pack, unpack
+from ecopipe.stages.columns import BatchMemory
 from ecopipe.vocabulary.sample import Batch
 
 WATCH_S = 1.0
@@ -28,12 +31,15 @@ def serve(channel: Channel, maker: Callable[[Task], Batch | Failure]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
+    slots = BatchMemory.shared = Lender()
     inbox = _Inbox(channel)
     with contextlib.suppress(ConnectionError):
         channel.send(0)
         while True:
             number, descriptor = inbox.next()
-            answer = _answer(maker, descriptor)
+            answer = _answer(maker, descriptor, slots)
+            for news in slots.news():
+                _tell(channel, news)
             try:
                 channel.send(number, 0, answer)
             finally:
@@ -43,10 +49,19 @@ def serve(channel: Channel, maker: Callable[[Task], Batch | Failure]) -> None:
                     stream.flush()
 
 
-def _answer(maker: Callable[[Task], Batch | Failure], descriptor: int) -> int:
+def _tell(channel: Channel, news: News) -> None:
+    """A message about a slot is told from an answer by its second number."""
+    try:
+        channel.send(news.number, 1, news.descriptor)
+    finally:
+        if news.descriptor is not None:
+            os.close(news.descriptor)
+
+
+def _answer(maker: Callable[[Task], Batch | Failure], descriptor: int, slots: Lender) -> int:
     task = unpack(descriptor)
     try:
-        return pack(maker(task))
+        return packed(pack, timed(maker, task), slots)
     except Exception as error:
         return pack(failure(task, error))
 

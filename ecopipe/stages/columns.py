@@ -11,7 +11,7 @@ import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,13 @@ from ecopipe.stages.collate import Collate
 from ecopipe.stages.stage import CollateStage
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
+
+
+class Shared(Protocol):
+    """Gives memory that another process shares."""
+
+    def empty(self, size: int) -> npt.NDArray[np.uint8] | None:
+        """An array whose content is not set, uint8 [size]; None if there is none to be had."""
 
 
 class Memory:
@@ -58,7 +65,19 @@ class Memory:
             self._free.pop(oldest, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Memory, ()
+        return type(self), ()
+
+
+class BatchMemory(Memory):
+    """Memory for what a batch holds when it is made. In a worker it is what the consumer shares, as far as there is
+    such: ``shared`` gives uint8 arrays of so many bytes, or None."""
+
+    shared: ClassVar[Shared | None] = None
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        kind = np.dtype(dtype)
+        found = None if self.shared is None else self.shared.empty(math.prod(shape) * kind.itemsize)
+        return super().empty(shape, dtype) if found is None else found.view(kind).reshape(shape)
 
 
 _KEPT = 6

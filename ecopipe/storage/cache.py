@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -125,8 +125,26 @@ class Cache:
             os.close(descriptor)
         return None
 
-    def fetch(self, wanted: Wanted, check: Check, stopped: Callable[[], bool] = lambda: False) -> bool:
+    def touch(self, names: Iterable[str]) -> None:
+        """Says of entries, by their names, that they are in use."""
+        for name in names:
+            with contextlib.suppress(OSError):  # it is not here yet, or another user's
+                os.utime(self.folder / name)
+
+    def fetch(
+        self,
+        wanted: Wanted,
+        check: Check,
+        stopped: Callable[[], bool] = lambda: False,
+        kept: Collection[str] = (),
+    ) -> bool:
         """Makes sure that a shard is here; whether it is. Of all who want it, one fetches it and the others wait.
+
+        Args:
+            wanted: The shard.
+            check: Compares it with its index.
+            stopped: Whether nobody wants it any more.
+            kept: Names of entries that are not removed to make room for it.
 
         Raises:
             StorageError: It cannot be reached.
@@ -143,7 +161,7 @@ class Cache:
             if self.read_only or wanted.size > self.limit_bytes:
                 break
             try:
-                part = self._reserve(wanted)
+                part = self._reserve(wanted, kept)
                 if part is None:
                     break
                 if part >= 0:
@@ -158,7 +176,7 @@ class Cache:
         self.counters.misses += 1
         return False
 
-    def _reserve(self, wanted: Wanted) -> int | None:
+    def _reserve(self, wanted: Wanted, kept: Collection[str]) -> int | None:
         """The descriptor of the locked part, for which there is room; -1 if another process has it; None if there is
         no room."""
         part = self.folder / (_PART + wanted.name)
@@ -166,7 +184,7 @@ class Cache:
             if (self.folder / wanted.name).exists():
                 return -1
             try:
-                if not part.exists() and not self._make_room(wanted.size):
+                if not part.exists() and not self._make_room(wanted.size, kept):
                     return None
                 descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode())
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +267,7 @@ class Cache:
                 f"{error.filename}: the shard is missing. Put it back, or index the folder again."
             ) from None
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, kept: Collection[str]) -> bool:
         """Removes entries, those first that were not used for longest, until ``size`` bytes have room."""
         entries: list[tuple[float, int, Path]] = []
         used = 0
@@ -262,7 +280,7 @@ class Cache:
         for _, freed, path in sorted(entries):
             if used + size <= self.limit_bytes:
                 break
-            if self._evict(path):
+            if path.name.removeprefix(_PART) not in kept and self._evict(path):
                 used -= freed
         return used + size <= self.limit_bytes
 

@@ -24,7 +24,10 @@ from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.toml import load_stages
 from ecopipe.sharding import on_ray
 from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.planning import plan_shards
 from ecopipe.sharding.recipe import Recipe
+from ecopipe.sharding.staging import LocalStaging
+from ecopipe.sharding.tasks import Job
 from ecopipe.sharding.write import write_corpus
 from ecopipe.vocabulary.errors import ConfigError, MissingDependency
 from tests.servers import ACCESS, SECRET, s3_server
@@ -37,7 +40,7 @@ pytestmark = [
 ]
 
 UTTERANCES = 120
-GIVE_UP_S = 120.0
+GIVE_UP_S = 60.0
 SPLIT = "train-clean-100"
 UNFINISHED = f".ecopipe-unfinished-{SPLIT}"
 STORE = 80 * 2**20
@@ -75,7 +78,8 @@ class TwoNodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": STORE, "node_ip_address": "127.0.0.1"}
+        # Ray's drivers take 127.0.0.1 for the machine's address in its network
+        node = {"num_cpus": 1, "object_store_memory": STORE, "node_ip_address": "127.0.0.2"}
         self.cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         self._node = node
         self.other = self.cluster.add_node(**node)
@@ -160,6 +164,17 @@ def command(source: Path, out: Path | str, stages: Path, *more: str) -> list[str
     ]
 
 
+@contextlib.contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process, ended with the block."""
+    run = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.communicate(timeout=GIVE_UP_S)
+
+
 def tree(folder: Path) -> dict[str, str]:
     """The digest of each file, by its path; none is hidden."""
     return {
@@ -174,11 +189,11 @@ def kept(out: Path) -> int:
     return len(list((out / UNFINISHED / "tasks").glob("*.json")))
 
 
-def wait_until_kept(out: Path, count: int, process: subprocess.Popen[Any]) -> None:
+def wait_until_kept(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     give_up = time.monotonic() + GIVE_UP_S
     while kept(out) < count and time.monotonic() < give_up and process.poll() is None:
         time.sleep(0.02)
-    assert process.poll() is None
+    assert process.poll() is None, process.communicate()[1]
     assert count <= kept(out) < UTTERANCES // 2
 
 
@@ -209,9 +224,9 @@ def test_a_fresh_cluster(corpora: Path, tmp_path: Path) -> None:
     with open_corpus("librispeech", corpora / "librispeech") as corpus:
         write_corpus(corpus, tmp_path / "local", limits=Limits(max_count=8), source="librispeech")
     shutil.copytree(corpora / "librispeech", tmp_path / "librispeech")
+    options = ["--max-count", "8", "--engine", "ray", "--workers", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "ecopipe", "shard", "librispeech", "librispeech", "out", "--max-count", "8"]
-        + ["--engine", "ray", "--workers", "1"],
+        [sys.executable, "-m", "ecopipe", "shard", "librispeech", "librispeech", "out", *options],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=GIVE_UP_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -225,7 +240,7 @@ def test_a_node_dies_in_mid_run(
     source: Path, stages: Path, expected: dict[str, str], two_nodes: TwoNodes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with subprocess.Popen(command(source, out, stages, "--engine", "ray", "--ray-address", two_nodes.address)) as run:
+    with started(command(source, out, stages, "--engine", "ray", "--ray-address", two_nodes.address)) as run:
         wait_until_kept(out, 4, run)
         two_nodes.kill_node()
         assert kept(out) < UTTERANCES // 2
@@ -246,11 +261,11 @@ def test_the_run_is_ended_and_gone_on_with_by_the_other_engine(
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     ray = ["--engine", "ray", "--ray-address", two_nodes.address]
-    with subprocess.Popen(command(source, out, stages, *ray), stderr=subprocess.PIPE, text=True) as run:
+    with started(command(source, out, stages, *ray)) as run:
         wait_until_kept(out, 4, run)
         run.send_signal(number)
         assert run.wait(GIVE_UP_S) == code
-        assert "Traceback" not in run.stderr.read()
+        assert "Traceback" not in (run.communicate()[1] or "")
     before = kept(out)
     write(source, out, stages, workers=2)
     assert 4 <= before < UTTERANCES // 2
@@ -262,7 +277,7 @@ def test_ray_goes_on_with_what_the_local_engine_left(
     source: Path, stages: Path, expected: dict[str, str], two_nodes: TwoNodes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with subprocess.Popen(command(source, out, stages, "--workers", "2"), start_new_session=True) as run:
+    with started(command(source, out, stages, "--workers", "2")) as run:
         wait_until_kept(out, 4, run)
         run.kill()
     made = {path.name: path.stat().st_ino for path in (out / UNFINISHED / "tasks").glob("*.json")}
@@ -275,12 +290,22 @@ def test_ray_goes_on_with_what_the_local_engine_left(
     assert tree(out) == expected
 
 
-@pytest.mark.long
-def test_what_a_node_does_not_see(source: Path, two_nodes: TwoNodes, tmp_path: Path) -> None:
-    with open_corpus("librispeech", source) as corpus:
-        corpus.path = tmp_path / "elsewhere"
-        with pytest.raises(ConfigError, match=r"elsewhere: is not seen by the node .* share under the same path"):
-            write_corpus(corpus, tmp_path / "out", engine="ray", ray_address=two_nodes.address)
+def test_what_a_node_does_not_see(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node says so before it writes anything."""
+    monkeypatch.setattr(on_ray, "SEEN_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpora / "librispeech", tmp_path / "here")
+    with open_corpus("librispeech", tmp_path / "here") as corpus:
+        plan = plan_shards(corpus, SPLIT, recipe=Recipe(), limits=Limits())
+        staging = LocalStaging(tmp_path / "out" / SPLIT)
+        held = on_ray._Held(Job(corpus, plan, Recipe(), staging), str(tmp_path), on_ray._versions())
+        with pytest.raises(ConfigError, match=rf"{SPLIT}: is not seen by the node .* share under the same path"):
+            on_ray._check_node(held)
+        with staging.begun(plan.fingerprint):
+            on_ray._check_node(held)
+            (tmp_path / "here").rename(tmp_path / "away")
+            with pytest.raises(ConfigError, match=r"here: is not seen by the node .* share under the same path"):
+                on_ray._check_node(held)
 
 
 @pytest.mark.long

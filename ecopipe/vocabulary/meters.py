@@ -1,0 +1,94 @@
+"""Meters: durations in histograms that can be merged, and what one stage took for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+BINS_PER_OCTAVE = 8
+"""Bins between a duration and its double: a quantile is off by 4.5 % at most."""
+
+
+@dataclass
+class Histogram:
+    """Durations in ns, in log-spaced bins. Merging is adding: in any order, from any process, it is the same.
+
+    >>> found = Histogram()
+    >>> found.add_all([1000, 1000, 1000, 4000])
+    >>> found.count, round(found.mean_ns), 950 < found.quantile(0.5) < 1050
+    (4, 1750, True)
+    """
+
+    bins: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    total_ns: int = 0
+    least_ns: int = 0
+    most_ns: int = 0
+
+    def add(self, duration_ns: int) -> None:
+        """Enters one duration; less than a nanosecond is entered as one."""
+        self.add_all((duration_ns,))
+
+    def add_all(self, durations_ns: Iterable[int]) -> None:
+        """Enters some durations."""
+        found = np.maximum(np.fromiter(durations_ns, dtype=np.int64), 1)
+        if not len(found):
+            return
+        numbers, counts = np.unique(np.floor(np.log2(found) * BINS_PER_OCTAVE).astype(np.int64), return_counts=True)
+        bins = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        self.merge(Histogram(bins, len(found), int(found.sum()), int(found.min()), int(found.max())))
+
+    def merge(self, other: Histogram) -> None:
+        """Enters what another one holds."""
+        if not other.count:
+            return
+        for number, count in other.bins.items():
+            self.bins[number] = self.bins.get(number, 0) + count
+        self.least_ns = min(self.least_ns, other.least_ns) if self.count else other.least_ns
+        self.most_ns = max(self.most_ns, other.most_ns)
+        self.count += other.count
+        self.total_ns += other.total_ns
+
+    @property
+    def mean_ns(self) -> float:
+        """The mean in ns, exact; 0 if nothing was entered."""
+        return self.total_ns / self.count if self.count else 0.0
+
+    def quantile(self, share: float) -> float:
+        """The duration in ns that ``share`` (0 to 1) of those entered do not exceed; 0 if nothing was entered."""
+        left = share * self.count
+        for number, count in sorted(self.bins.items()):
+            left -= count
+            if left <= 0:
+                middle = 2.0 ** ((number + 0.5) / BINS_PER_OCTAVE)
+                return float(min(max(middle, self.least_ns), self.most_ns))
+        return float(self.most_ns)
+
+    def figures(self) -> dict[str, Any]:
+        """Count, mean and quantiles in microseconds, as JSON."""
+        quantiles = {f"p{round(100 * share)}_us": self.quantile(share) / 1e3 for share in (0.5, 0.95, 0.99)}
+        figures = {"mean_us": self.mean_ns / 1e3, **quantiles, "most_us": self.most_ns / 1e3}
+        return {"count": self.count, **{name: round(value, 3) for name, value in figures.items()}}
+
+
+@dataclass
+class Tally:
+    """What one stage took: wall time, of it on a core, and bytes that went in and came out.
+
+    ``bytes_in``, ``bytes_out`` and ``cpu_ns`` are estimated from every eighth call.
+    """
+
+    wall: Histogram = field(default_factory=Histogram)
+    cpu_ns: float = 0.0
+    bytes_in: float = 0.0
+    bytes_out: float = 0.0
+
+    def merge(self, other: Tally) -> None:
+        """Enters what another one holds."""
+        self.wall.merge(other.wall)
+        self.cpu_ns += other.cpu_ns
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
