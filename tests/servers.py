@@ -107,20 +107,27 @@ def s3_server(folder: Path) -> Iterator[str]:
 @dataclass(frozen=True)
 class Fault:
     """What happens to one request: ``kind`` is ``reset``, ``truncate``, ``stall`` (after ``after`` bytes of the body),
-    or ``status`` (an answer of that ``status`` instead)."""
+    or ``status`` (an answer of that ``status`` instead). ``over``: only if it asks for a range of more bytes."""
 
     kind: str
     after: int = 0
     status: int = 0
+    over: int = 0
+
+    def strikes(self, asked: str) -> bool:
+        """Whether it happens to a request for a range such as ``bytes=0-99``."""
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        return not self.over or not last.isdigit() or int(last) - int(first) + 1 > self.over
 
 
 class FaultProxy:
     """Passes HTTP requests on, each on a connection of its own, and does to the next ones what ``faults`` says.
 
-    ``requests`` holds the first line and the range of each request, as they came.
+    ``requests`` holds the first line and the range of each request, as they came. Each waits for ``latency_s`` first.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, latency_s: float = 0.0) -> None:
+        self._latency_s = latency_s
         host, _, port = upstream.removeprefix("http://").partition(":")
         self._upstream = (host, int(port))
         self.faults: deque[Fault] = deque()
@@ -156,8 +163,12 @@ class FaultProxy:
                 return
             lines = head.decode("latin-1").split("\r\n")
             asked = next((line for line in lines if line.lower().startswith("range:")), "")
-            self.requests.append((lines[0], asked.partition(":")[2].strip()))
+            asked = asked.partition(":")[2].strip()
+            self.requests.append((lines[0], asked))
+            self._over.wait(self._latency_s)
             fault = self.faults.popleft() if self.faults else self.always
+            if fault is not None and not fault.strikes(asked):
+                fault = None
             if fault is not None and fault.kind == "status":
                 answer = f"HTTP/1.1 {fault.status} Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 client.sendall(answer.encode())

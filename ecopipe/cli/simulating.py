@@ -25,7 +25,7 @@ from ecopipe.pipeline.toml import load, parse_override
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.shards import Shards, open_shards
 from ecopipe.run.ranks import Tail
-from ecopipe.storage.cache import parse_bytes
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError
 
 SHARD_BYTES = 256 * 2**20

@@ -207,11 +207,11 @@ class TarWriter:
         end = self.position
         for extension in sorted(payloads):
             data = payloads[extension]
-            header = _header(f"{key}.{extension}", len(data))
+            head = header(f"{key}.{extension}", len(data))
             padding = -len(data) % BLOCK
-            members.append(Member(extension, end + len(header), len(data), zlib.crc32(data)))
-            parts += (header, data, _ZEROS[:padding])
-            end += len(header) + len(data) + padding
+            members.append(Member(extension, end + len(head), len(data), zlib.crc32(data)))
+            parts += (head, data, _ZEROS[:padding])
+            end += len(head) + len(data) + padding
         self._write(parts, end - self.position)
         return members
 
@@ -228,7 +228,7 @@ class TarWriter:
         self._write([bytes(size)], size)
 
 
-def _header(name: str, size: int) -> bytes:
+def header(name: str, size: int) -> bytes:
     """The header of a member, as :mod:`tarfile` makes it; a plain one is filled in here, at a tenth of the time."""
     if len(name) > tarfile.LENGTH_NAME or size >= 8**11 or not name.isascii():
         return _info(name, size).tobuf(tarfile.PAX_FORMAT)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecopipe.pipeline.bad_samples import BadSamples
+from ecopipe.pipeline.tuning import Tuning
 from ecopipe.stages import foreign
 from ecopipe.stages.source import Mix, Source
 from ecopipe.stages.stage import Stage
@@ -31,7 +32,7 @@ def plain(value: Any) -> Any:
     return foreign.identity(value) if callable(value) else value
 
 
-def settings(thing: Source | Stage | BadSamples, *, identity: bool) -> dict[str, Any]:
+def settings(thing: Source | Stage | BadSamples | Tuning, *, identity: bool) -> dict[str, Any]:
     """The fields of a source or a stage.
 
     Args:

@@ -12,6 +12,7 @@ from ecopipe.pipeline.bad_samples import BadSamples, Policy
 from ecopipe.pipeline.identity import describe
 from ecopipe.pipeline.plan import Plan, index_columns
 from ecopipe.pipeline.statistics import check_statistics
+from ecopipe.pipeline.tuning import Tuning
 from ecopipe.plan.mixed import Opened
 from ecopipe.stages.bptt import BPTT
 from ecopipe.stages.plan import Take, Where
@@ -51,6 +52,7 @@ class Pipeline:
     It is refused at construction if the stages cannot work in their order, and before a payload byte is read if the
     shards do not hold what a stage needs. ``pipeline | stage`` gives a longer one. ``bad_samples`` says what becomes of
     samples that cannot be read or processed: ``"raise"``, ``"skip"``, ``"substitute"``, or a :class:`BadSamples`.
+    ``tuning`` is what its loader uses where it is not told; it is no part of the identity.
 
     Raises:
         ConfigError: The order cannot work; two stages share a name.
@@ -59,8 +61,16 @@ class Pipeline:
     source: Source
     stages: tuple[Stage, ...]
     bad_samples: BadSamples
+    tuning: Tuning
 
-    def __init__(self, source: Source, *stages: Stage, bad_samples: BadSamples | Policy = "raise") -> None:
+    def __init__(
+        self,
+        source: Source,
+        *stages: Stage,
+        bad_samples: BadSamples | Policy = "raise",
+        tuning: Tuning = Tuning(),  # noqa: B008  (it is frozen)
+    ) -> None:
+        object.__setattr__(self, "tuning", tuning)
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "stages", stages)
         policy = bad_samples if isinstance(bad_samples, BadSamples) else BadSamples(bad_samples)
@@ -81,7 +91,7 @@ class Pipeline:
         self._check_batch_fields()
 
     def __or__(self, stage: Stage) -> Pipeline:
-        return Pipeline(self.source, *self.stages, stage, bad_samples=self.bad_samples)
+        return Pipeline(self.source, *self.stages, stage, bad_samples=self.bad_samples, tuning=self.tuning)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of epoch 0 under seed 0, made in this process."""
@@ -92,6 +102,8 @@ class Pipeline:
         lines = [repr(self.source), *(repr(stage) for stage in self.stages)]
         if self.bad_samples != BadSamples():
             lines.append(f"bad_samples={self.bad_samples!r}")
+        if self.tuning != Tuning():
+            lines.append(f"tuning={self.tuning!r}")
         return "Pipeline(\n" + "".join(f"    {line},\n" for line in lines) + ")"
 
     def loader(self, **settings: Any) -> Loader:

@@ -16,6 +16,9 @@ Keys are the fields of the classes; only registered stages can be named. ``prese
 of one of its presets, which further keys replace. An override ``source.path=...`` or
 ``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
 
+``[loader]`` with ``workers`` and ``prefetch`` is what a loader of the pipeline uses where it is not told; ``ecopipe
+tune`` writes it. It is no part of the identity: a checkpoint stays valid, whatever it says.
+
 A mixture is a source with ``sources``, whose names are those that overrides know::
 
     [source]
@@ -50,6 +53,7 @@ from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.document import parse_text, read_text
 from ecopipe.pipeline.identity import settings
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.pipeline.tuning import Tuning
 from ecopipe.stages.source import Mix, Source, TarShards
 from ecopipe.stages.stage import REGISTRY, Stage, fits, frozen, hints_of
 from ecopipe.vocabulary.errors import ConfigError, nearest
@@ -63,7 +67,7 @@ for _module in pkgutil.iter_modules(stage_modules.__path__):  # fills the regist
     importlib.import_module(f"{stage_modules.__name__}.{_module.name}")
 
 
-_TABLES: dict[str, Any] = {"source": None, "stages": [], "bad_samples": {}}
+_TABLES: dict[str, Any] = {"source": None, "stages": [], "bad_samples": {}, "loader": {}}
 """The tables of a pipeline file, and what they are where they are absent."""
 
 
@@ -125,19 +129,22 @@ def loads(text_: str, overrides: Mapping[str, Any] | None = None, *, where: str 
     for key in document:
         if key not in _TABLES:
             raise ConfigError(f"{where}: unknown key {key!r}. {nearest(key, _TABLES)}")
-    source, stages, policy = (copy.copy(document.get(key, default)) for key, default in _TABLES.items())
+    source, stages, policy, tuning = (copy.copy(document.get(key, default)) for key, default in _TABLES.items())
     if not isinstance(policy, dict):
         raise ConfigError(f"{where}: bad_samples must be a table: write [bad_samples] and policy = '...'.")
+    if not isinstance(tuning, dict):
+        raise ConfigError(f"{where}: loader must be a table: write [loader] and workers = ...")
     if not isinstance(source, dict):
         raise ConfigError(f"{where}: has no [source] table. Begin with [source] and path = '...'.")
     if not isinstance(stages, list) or not all(isinstance(table, dict) for table in stages):
         raise ConfigError(f"{where}: stages must be tables: write [[stages]] before each.")
     for key, value in (overrides or {}).items():
-        _override(source, stages, policy, key, value, where)
+        _override(source, stages, {"bad_samples": policy, "loader": tuning}, key, value, where)
     built = [_stage(table, number, where) for number, table in enumerate(stages, 1)]
     try:
         tolerance = _build(BadSamples, policy, f"{where}: [bad_samples]")
-        return Pipeline(_source(source, where), *built, bad_samples=tolerance)
+        tuned = _build(Tuning, tuning, f"{where}: [loader]")
+        return Pipeline(_source(source, where), *built, bad_samples=tolerance, tuning=tuned)
     except ConfigError as error:
         raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
 
@@ -162,7 +169,9 @@ def dumps(pipeline: Pipeline) -> str:
                 )
     policy = settings(pipeline.bad_samples, identity=False)
     document = {"source": settings(pipeline.source, identity=False), "stages": tables}
-    return tomli_w.dumps(document | ({"bad_samples": policy} if policy else {}))
+    tuning = settings(pipeline.tuning, identity=False)
+    more = {"bad_samples": policy, "loader": tuning}
+    return tomli_w.dumps(document | {name: table for name, table in more.items() if table})
 
 
 def parse_override(text_: str) -> tuple[str, Any]:
@@ -181,10 +190,10 @@ def parse_override(text_: str) -> tuple[str, Any]:
 
 
 def _override(
-    source: dict[str, Any], stages: list[dict[str, Any]], policy: dict[str, Any], key: str, value: Any, where: str
+    source: dict[str, Any], stages: list[dict[str, Any]], more: dict[str, Any], key: str, value: Any, where: str
 ) -> None:
     target, dot, name = key.partition(".")
-    tables = {"source": source, "bad_samples": policy}
+    tables = {"source": source, **more}
     inner = source.get("sources", [])
     tables |= {str(table["name"]): table for table in inner if isinstance(table, dict) and "name" in table}
     tables |= {str(table.get("name") or table.get("stage")): table for table in stages}

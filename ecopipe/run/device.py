@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 
+from ecopipe.run.gauge import Gauge
 from ecopipe.stages.fusion import fuse
 from ecopipe.stages.stage import DeviceStage
 from ecopipe.vocabulary.errors import ConfigError, EcopipeError, SampleError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
+
+TO_DEVICE = "to device"
+"""What profiles call the copy of a batch to the GPU."""
 
 
 def resolve(device: str | torch.device) -> torch.device:
@@ -39,14 +44,14 @@ def resolve(device: str | torch.device) -> torch.device:
     return found
 
 
-def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batch:
+def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int, gauge: Gauge) -> Batch:
     """A batch after the device stages. Errors are given the stage and the batch's number."""
     place = batch.place
     epoch, number = (place.epoch, place.number) if place else (0, 0)
     for stage in stages:
         try:
             with torch.no_grad():
-                made = stage.apply(batch, Chance(seed, epoch, stage.label))
+                made = gauge.around(stage.label, stage.apply, batch, Chance(seed, epoch, stage.label))
         except (EcopipeError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -62,7 +67,7 @@ def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int) -> Batc
 
 
 def on_device(
-    batches: Iterator[Batch], stages: Sequence[DeviceStage], device: torch.device, seed: int
+    batches: Iterator[Batch], stages: Sequence[DeviceStage], device: torch.device, seed: int, gauge: Gauge
 ) -> Iterator[Batch]:
     """Batches on the device, after the device stages, which are fused where kernels run.
 
@@ -72,20 +77,23 @@ def on_device(
     stages = fuse(stages, device)
     if device.type != "cuda":
         for batch in batches:
-            yield apply_stages(batch.to(device), stages, seed)
+            yield apply_stages(batch.to(device), stages, seed, gauge)
         return
     side: torch.cuda.Stream = cast("Any", torch.cuda.Stream)(device)
     ready: tuple[Batch, torch.cuda.Event, Batch] | None = None
     for batch in batches:
         pinned = batch.pin_memory()
         with torch.cuda.stream(side):
-            made = apply_stages(pinned.to(device, non_blocking=True), stages, seed)
+            moved = gauge.around(TO_DEVICE, partial(pinned.to, non_blocking=True), device)
+            made = apply_stages(moved, stages, seed, gauge)
             event: torch.cuda.Event = cast("Any", torch.cuda.Event)()
             event.record(side)
         if ready is not None:
+            gauge.ready()
             yield _hand_over(ready[0], ready[1], device)
         ready = made, event, pinned  # the pinned source is kept until its copy is done
     if ready is not None:
+        gauge.ready()
         yield _hand_over(ready[0], ready[1], device)
 
 

@@ -30,9 +30,10 @@ from ecopipe.run.maker import BatchMaker, Failure, Task
 from ecopipe.run.ranks import place_on_host
 from ecopipe.run.worth import AHEAD, EpochPieces, HostRanks, ShardFigures, Wants
 from ecopipe.storage import remote
-from ecopipe.storage.cache import Cache, Lease, Wanted, cache_folder, cache_limit, parse_bytes
+from ecopipe.storage.cache import Cache, Lease, Wanted, cache_folder, cache_limit
 from ecopipe.storage.files import REMOTE_GAP, Held, base_name, is_url, merged
 from ecopipe.storage.retries import without_credentials
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import EcopipeError, ShardError
 from ecopipe.vocabulary.sample import Batch
 
@@ -40,8 +41,8 @@ THREADS = 8
 """Ranges that one process reads at once."""
 
 LARGE = 8 << 20
-"""Bytes of a shard from which on the first batches do not wait for it, but read their ranges: a shard of 256 MB comes in
-seconds, their ranges in milliseconds. Those bytes come twice; of smaller shards it is not worth it."""
+"""Bytes of a shard from which on the first batches do not wait for it, but read their ranges: 256 MB come in seconds,
+the ranges of a batch in milliseconds. They come twice; for smaller shards that is not worth it."""
 
 
 def wanted_of(opened: Shards | MixedShards) -> dict[str, Wanted]:

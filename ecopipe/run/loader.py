@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,8 +23,10 @@ from ecopipe.run import ranks, settings, state
 from ecopipe.run.columns import ROW_COLUMNS
 from ecopipe.run.device import on_device, resolve
 from ecopipe.run.fetching import Ahead, Made, NearMaker, cache_for, paths_of, wanted_of
+from ecopipe.run.gauge import Gauge, Recording
 from ecopipe.run.ledger import Ledger
 from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
+from ecopipe.run.metering import timed
 from ecopipe.run.pool import Maker, Pool
 from ecopipe.run.quarantine import Quarantine
 from ecopipe.run.state import Belonging, Taken
@@ -31,6 +34,9 @@ from ecopipe.run.worth import HostRanks
 from ecopipe.storage.cache import Cache
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.sample import Batch, Place
+
+if TYPE_CHECKING:
+    from ecopipe.insight.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Loader:
 
     Args:
         pipeline: What to deliver.
-        workers: Worker processes; 0 makes the batches in this process. Never changes what is delivered.
+        workers: Worker processes, 0 for this one; never changes what is delivered. Default: the pipeline's tuning, or 0.
         device: Where batches and device stages live: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         rank: This process among ``world_size``; both default to torch.distributed, then torchrun's environment.
         world_size: Number of ranks.
@@ -55,7 +61,7 @@ class Loader:
         epoch: The first epoch.
         tail: When the batches of an epoch do not fill the last step of all ranks: ``"repeat"`` gives the ranks without
             one a batch of that step again (``batch.place.repeat`` says so), ``"drop"`` leaves the step out.
-        prefetch: Batches per worker that are made ahead.
+        prefetch: Batches per worker that are made ahead; by default what the pipeline's tuning says, or 2.
         verify: ``"crc"`` compares what is read with the CRC-32 in the index (2.6 GB/s on one core where it was
             measured), ``"off"`` does not.
         timeout_s: Seconds that a batch may take in a worker; then the worker is replaced. 0 is without end.
@@ -79,14 +85,14 @@ class Loader:
         self,
         pipeline: Pipeline,
         *,
-        workers: int = 0,
+        workers: int | None = None,
         device: str | torch.device = "cpu",
         rank: int | None = None,
         world_size: int | None = None,
         seed: int = 0,
         epoch: int = 0,
         tail: ranks.Tail = "repeat",
-        prefetch: int = 2,
+        prefetch: int | None = None,
         verify: Verify = "crc",
         timeout_s: float = 300,
         worker_retries: int = 2,
@@ -103,6 +109,7 @@ class Loader:
             multiprocessing_context=multiprocessing_context, ledger=ledger, quarantine=quarantine,
         )  # fmt: skip
         self.pipeline = pipeline
+        self.workers, self.prefetch = workers, prefetch = settings.tuned(pipeline.tuning, workers, prefetch)
         self._given_rank = rank, world_size
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
         self.seed, self.tail = int(seed), tail
@@ -126,8 +133,9 @@ class Loader:
             self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), reads)
             if near.cache is not None:
                 host = HostRanks.here(self.rank, self.world_size)
-                first = workers * prefetch + 1  # the first batch is handed out when the one after those is issued
+                first = workers * prefetch + 2  # so many are issued before the first is handed out
                 self._ahead = Ahead(near.cache, self.shards, reads, host, verify=verify == "crc", first=first)
+        self._gauge = Gauge(self.device)
         self._turn = 0
         self._begun = False  # whether the newest iterator was asked for a batch; until then set_epoch moves its start
         self._closed = False
@@ -165,6 +173,16 @@ class Loader:
         """What this loader did with the cache: hits and misses (shards), evictions, bytes fetched (whole shards) and
         bytes read through (ranges, for the batches that have come; whoever made them). Empty without a cache."""
         return self._cache.counters.figures() if self._cache is not None else {}
+
+    def metrics(self) -> dict[str, float]:
+        """Counters since the loader was made: see :meth:`ecopipe.run.gauge.Gauge.metrics`."""
+        return self._gauge.metrics({"workers": self.workers, "epoch": self.epoch}, self.cache_counters)
+
+    def profile(self) -> Profile:
+        """Begins to record, in any loop: see :class:`ecopipe.insight.profile.Profile`."""
+        from ecopipe.insight.profile import Profile  # against the layers, as Pipeline.loader is
+
+        return Profile(self._gauge.start(Recording(self.workers, self.prefetch, self.device)), self.pipeline, self._gauge)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
@@ -247,7 +265,9 @@ class Loader:
         began = self._taken
         if self._ledger is not None:
             self._ledger.begin(began.epoch, began.cursor.number, began.step)
-        for batch in on_device(self._made(turn, tasks), self.pipeline.device_stages, self.device, self.seed):
+        stages, gauge = self.pipeline.device_stages, self._gauge
+        gauge.begin()
+        for batch in on_device(self._made(turn, tasks), stages, self.device, self.seed, gauge):
             self._check_turn(turn)
             issued = self._issued[0]
             if batch.place is not None:
@@ -255,7 +275,9 @@ class Loader:
                 if self._ledger is not None:
                     self._ledger.add(batch.place, issued.rows, issued.planned.checks())
             self._taken = self._issued.popleft().taken
+            gauge.hand_over(batch)
             yield batch
+            gauge.ask()
         self._check_turn(turn)
         ended = self._taken
         if began.at_border and ended.at_border:
@@ -269,7 +291,9 @@ class Loader:
         self._taken = Taken(ended.epoch + 1, epoch_items=items)
 
     def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
-        made: Iterator[Any] = self._pool.run(tasks) if self._pool is not None else map(self._maker, tasks)
+        tasks = self._gauge.tasks(tasks)
+        answers = self._pool.run(tasks) if self._pool is not None else map(partial(timed, self._maker), tasks)
+        made: Iterator[Any] = self._gauge.made(answers)
         while True:
             self._check_turn(turn)
             batch = next(made, None)

@@ -229,6 +229,7 @@ class Pool:
             if stopped is None:
                 stopped = self._fill(orders, tasks)
             yield answer
+            del answer  # its memory is the consumer's alone
             if floor != self._floor:
                 raise RuntimeError("pool: this run is over, because another one began or the pool was closed.")
         if stopped is not None and not isinstance(stopped, StopIteration):
@@ -247,6 +248,8 @@ class Pool:
         while len(orders) < self._limit:
             try:
                 task = next(tasks)
+            except StopIteration:
+                return StopIteration()  # the one that was caught holds this frame, and by it the last batch
             except Exception as error:
                 return error
             self._issued += 1

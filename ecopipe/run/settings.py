@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.pipeline.tuning import Tuning
 from ecopipe.run.maker import Verify
 from ecopipe.run.ranks import Tail
 from ecopipe.vocabulary.errors import ConfigError, nearest
@@ -40,7 +41,7 @@ def check(**settings: Any) -> None:
         ConfigError: Names the setting, what it is, and what it takes.
     """
     for name, value in settings.items():
-        if name in _WHOLE and not (value is None and name in ("rank", "world_size")):
+        if name in _WHOLE and not (value is None and name in ("rank", "world_size", "workers", "prefetch")):
             _check_whole(name, value)
         elif name in _KINDS and not isinstance(value, _KINDS[name][0]):
             raise ConfigError(f"loader: {name} must be {_KINDS[name][1]}, got {value!r}.")
@@ -50,6 +51,15 @@ def check(**settings: Any) -> None:
             if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not value == value:
                 raise ConfigError(f"loader: timeout_s must be a number of seconds, got {value!r}.")
             _check_least(name, value, 0)
+
+
+def tuned(tuning: Tuning, workers: int | None, prefetch: int | None) -> tuple[int, int]:
+    """Workers and prefetch: as given, else as the pipeline's tuning says, else 0 and 2."""
+    found = (
+        next(value for value in (workers, tuning.workers, 0) if value is not None),
+        next(value for value in (prefetch, tuning.prefetch, 2) if value is not None),
+    )
+    return int(found[0]), int(found[1])
 
 
 def _check_whole(name: str, value: Any) -> None:

@@ -144,9 +144,9 @@ class EpochPieces:
         """Rows of each shard that are taken of lanes of which such shares are taken, float64 [shards]. Where there are
         too many slices to count them, each shard is taken to be named once, by all lanes alike."""
         if self._pieces is None:
-            return self._rows * float(np.mean(shares))
+            return np.asarray(self._rows * np.mean(shares), dtype=np.float64)
         lane, shard, rows = self._pieces.T
-        return np.bincount(shard, rows * np.asarray(shares)[lane], len(self._rows))
+        return np.bincount(shard, rows * np.asarray(shares)[lane], len(self._rows)).astype(np.float64)
 
 
 class Wants:

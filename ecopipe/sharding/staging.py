@@ -239,8 +239,11 @@ class RemoteStaging(Staging):
     def read_index(self, task: int) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="ecopipe-index-") as folder:
             local = Path(folder) / self.index_name(task)
-            with files.open_binary(files.join(self._root, self.index_name(task))) as remote, open(local, "wb") as file:
-                shutil.copyfileobj(remote, file)
+            remote.filesystem(self.where)[
+                0
+            ].invalidate_cache()  # its listing may be older than what another process put
+            with files.open_binary(files.join(self._root, self.index_name(task))) as stored, open(local, "wb") as file:
+                shutil.copyfileobj(stored, file)
             yield local
 
     def finish(self, index: Path, quarantine: Path | None) -> None:

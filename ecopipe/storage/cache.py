@@ -24,6 +24,7 @@ from pathlib import Path
 from ecopipe.storage import remote
 from ecopipe.storage.files import base_name
 from ecopipe.storage.retries import Policy, without_credentials
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError, EcopipeError, ShardError
 
 LOCK = "lock"
@@ -40,7 +41,9 @@ _NO_ROOM = (
     errno.EROFS,
     errno.ENOLCK,
     errno.ENOTSUP,
+    errno.ENOSYS,
 )
+"""What means that nothing can be kept: no room, no permission, a file system without locks."""
 
 Check = Callable[[Path], str]
 """Compares a fetched shard with its index; what is wrong, in words, or an empty text."""
@@ -165,7 +168,9 @@ class Cache:
                 if part is None:
                     break
                 if part >= 0:
-                    return self._fill(part, wanted, check, stopped)
+                    filled = self._fill(part, wanted, check, stopped)
+                    self.counters.misses += 1
+                    return filled
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     break
@@ -214,7 +219,6 @@ class Cache:
     def _fill(self, part: int, wanted: Wanted, check: Check, stopped: Callable[[], bool]) -> bool:
         """Fetches what is missing of a part, and publishes it. What is there is not lost when that fails."""
         path = self.folder / (_PART + wanted.name)
-        self.counters.misses += 1
         try:
             for fresh in (False, True):
                 begun = 0 if fresh else min(os.fstat(part).st_size, wanted.size)
@@ -268,7 +272,10 @@ class Cache:
             ) from None
 
     def _make_room(self, size: int, kept: Collection[str]) -> bool:
-        """Removes entries, those first that were not used for longest, until ``size`` bytes have room."""
+        """Removes entries, those first that were not used for longest, until ``size`` bytes have room within the limit
+        and on the disk."""
+        disk = os.statvfs(self.folder)
+        most = disk.f_bavail * disk.f_frsize if disk.f_blocks else size  # some file systems do not tell
         entries: list[tuple[float, int, Path]] = []
         used = 0
         for path in self.folder.iterdir():
@@ -277,12 +284,13 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 entries.append((path.stat().st_mtime, int(named[3]), path))
                 used += int(named[3])
+        most = min(self.limit_bytes, used + most)
         for _, freed, path in sorted(entries):
-            if used + size <= self.limit_bytes:
+            if used + size <= most:
                 break
             if path.name.removeprefix(_PART) not in kept and self._evict(path):
                 used -= freed
-        return used + size <= self.limit_bytes
+        return used + size <= most
 
     def _evict(self, path: Path) -> bool:
         """Removes an entry, or a part that nobody fetches any more; not one that is being read."""
@@ -334,18 +342,6 @@ def cache_folder() -> Path:
     if base:
         return Path(base) / "shards"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ecopipe" / "shards"
-
-
-def parse_bytes(text: str, what: str) -> int:
-    """A size such as ``20GB`` or ``256MiB`` in bytes; ``what`` names it in errors.
-
-    Raises:
-        ConfigError: It is no size.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if found is None or (found[3] and not found[2]):
-        raise ConfigError(f"{what}: {text!r} is no size in bytes. Write it as 20GB, 256MiB or 1000000.")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 
 def cache_limit() -> int:

@@ -1,10 +1,14 @@
+import hashlib
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ecopipe.formats import tar
 from ecopipe.formats.tar import Entry, TarWriter, sample_size, scan, split_name
 from ecopipe.vocabulary.errors import ShardError
 
@@ -167,3 +171,24 @@ def test_folders_links_and_meta_members_are_passed_over() -> None:
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))
     assert [(entry.key, list(entry.payloads)) for entry in read(file.getvalue())] == [("d/a", ["txt"])]
+
+
+@given(
+    st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=120),
+    st.one_of(st.integers(0, 2000), st.sampled_from([8**11 - 1, 8**11])),
+)
+def test_headers_are_those_of_the_standard_library(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    assert tar.header(name, size) == info.tobuf(tarfile.PAX_FORMAT)
+
+
+def test_the_digest_is_told_every_byte(tmp_path: Path) -> None:
+    digest = hashlib.sha256()
+    with open(tmp_path / "x.tar", "wb") as file:
+        writer = tar.TarWriter(file, digest=digest)
+        writer.add("small", {"txt": b"some words", "cls": b"1"})
+        writer.add("large", {"bin": bytes(tar.SMALL), "txt": b"x"})
+        writer.finish()
+    data = (tmp_path / "x.tar").read_bytes()
+    assert (len(data), digest.digest()) == (writer.position, hashlib.sha256(data).digest())

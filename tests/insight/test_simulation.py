@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,8 @@ from ecopipe.pipeline.toml import dumps
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.sequence import sequence
 from ecopipe.run.ranks import Tail, deal
-from ecopipe.storage.cache import parse_bytes
+from ecopipe.run.worth import EpochPieces, HostRanks, ShardFigures, Wants
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError, SampleError
 
 from ..conftest import ROOT, SPLITS
@@ -119,9 +121,9 @@ def corpus_by_url(shards: Path) -> str:
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("tail", ["repeat", "drop"])
-@pytest.mark.parametrize("limit", ["1GB", "1kB"])
+@pytest.mark.parametrize(("limit", "workers"), [("1GB", 0), ("1kB", 0), ("1kB", 2)])
 def test_two_real_ranks_on_two_hosts_fetch_pad_and_step_as_predicted(
-    shards: Path, tmp_path: Path, lanes: int, tail: Tail, limit: str
+    shards: Path, tmp_path: Path, lanes: int, tail: Tail, limit: str, workers: int
 ) -> None:
     """A cache that holds everything, and one that holds nothing, so that all is read by ranges."""
     pipeline = texts(corpus_by_url(shards), lanes)
@@ -132,14 +134,15 @@ def test_two_real_ranks_on_two_hosts_fetch_pad_and_step_as_predicted(
     assert found.blocks > 3
     for rank in range(2):
         with pipeline.loader(
-            rank=rank, world_size=2, seed=5, tail=tail, cache=tmp_path / f"{rank}", cache_limit=limit
+            rank=rank, world_size=2, seed=5, tail=tail, cache=tmp_path / f"{rank}", cache_limit=limit, workers=workers
         ) as loader:
-            before = dict.fromkeys(loader.cache_counters, 0)
+            before, hits, asked = dict.fromkeys(loader.cache_counters, 0), 0, 0
             for number in range(2):
                 steps = sum(1 for _ in loader)
                 counted = {name: value - before[name] for name, value in loader.cache_counters.items()}
                 told = found.epochs[number].hosts[rank].figures()
-                assert counted.pop("hits") <= told.pop("hits")  # what was asked for ahead and no longer wanted is not
+                hits, asked = hits + counted.pop("hits"), asked + told.pop("hits")
+                assert hits <= asked  # what was asked for ahead and no longer wanted is not
                 assert counted == told
                 assert steps == found.epochs[number].steps
                 before = loader.cache_counters
@@ -260,47 +263,86 @@ def test_lanes_for_each_rank_fetch_less() -> None:
     assert each.epochs[0].samples == one.epochs[0].samples
 
 
-class _Sequential:
-    """A lane of blocks of some shards each."""
+class _Lane:
+    """A lane of blocks of some shards each, all of them of 6 rows."""
 
     def __init__(self, blocks: list[list[int]]) -> None:
-        self._blocks = blocks
+        self._blocks, self.blocks = blocks, len(blocks)
 
-    def lane_of(self, block: int) -> int:
-        return 0 if block < len(self._blocks) else -1
+    def block(self, number: int) -> list[Slice]:
+        return [Slice(shard, 0, 6) for shard in self._blocks[number]]
 
-    def shards_of(self, block: int) -> list[int]:
-        return self._blocks[block]
+    def place_of(self, block: int) -> tuple[int, int]:
+        return (0, block) if block < self.blocks else (-1, 0)
 
-    def kept_of(self, block: int) -> float:
+    @staticmethod
+    def kept_of(block: int) -> float:
         return 1.0
 
-    def wanted_of(self, shard: int) -> float:
-        return 1.0
+
+class _Finite:
+    endless = False
 
 
 @given(
     blocks=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True), min_size=1, max_size=12),
     limit=st.integers(0, 130),
-    share=st.sampled_from([1.0, 0.4, 0.01]),
+    ranks=st.sampled_from([1, 2, 100]),
 )
-def test_a_host_fetches_within_its_limits(blocks: list[list[int]], limit: int, share: float) -> None:
+def test_a_host_fetches_within_its_limits(blocks: list[list[int]], limit: int, ranks: int) -> None:
     sizes = [9, 10, 11, 12, 13, 60]
-    host = Host(sizes, limit, share)
-    host.follow(_Sequential(blocks))
+    lane: Any = _Lane(blocks)
+    rows = np.full(6, 6, dtype=np.int64)
+    figures = ShardFigures(np.array(sizes), rows, np.array(sizes) / 6)
+    pieces = EpochPieces(_Finite(), [lane], rows)  # type: ignore[arg-type]
+    host = Host(sizes, limit)
+    host.follow(lane, Wants(HostRanks(0, 1, ranks), [lane], 1, figures, pieces, limit))
     wanted = 0
     for number, shards in enumerate(blocks):
-        host.take(0, number, lambda shards=shards: [(shard, 3) for shard in shards])  # type: ignore[misc]
+        host.take(0, 0, number, lambda shards=shards: [(shard, 3) for shard in shards])  # type: ignore[misc]
         wanted += 3 * len(shards)
     counters = host.counters
     assert counters.bytes_read_through <= wanted
     assert counters.hits + counters.misses <= sum(map(len, blocks))
     used = {shard for shards in blocks for shard in shards}
-    if limit >= sum(sizes) and share > 0.125:
+    if limit >= sum(sizes) and ranks < 8:
         assert counters.bytes_fetched == sum(sizes[shard] for shard in used)
         assert (counters.misses, counters.evictions, counters.bytes_read_through) == (len(used), 0, 0)
-    if share == 0.01 or limit < 9:  # too little of a shard is wanted, or none has room
+    if ranks == 100 or limit < 9:  # too little of a shard is wanted, or none has room
         assert (counters.bytes_fetched, counters.bytes_read_through) == (0, wanted)
+
+
+@given(
+    lanes=st.integers(1, 12), group=st.integers(1, 4), world=st.integers(1, 24), count=st.integers(1, 8),
+    start=st.integers(0, 30),
+)  # fmt: skip
+def test_the_share_of_a_host_is_what_its_ranks_take_of_a_lane(
+    lanes: int, group: int, world: int, count: int, start: int
+) -> None:
+    """Counted over as many turns as it takes until all is as at the beginning."""
+    count = min(count, world)
+    first = start % (world - count + 1)
+    numbers = [start + turn * lanes * group + place for turn in range(world) for place in range(group)]
+    taken = sum(first <= number % world < first + count for number in numbers)
+    assert HostRanks(first, count, world).share(start % world, lanes, group) == pytest.approx(taken / len(numbers))
+
+
+def test_a_lane_for_each_rank_is_fetched_whole_and_a_lane_for_all_by_ranges() -> None:
+    """512 ranks on 64 hosts, with a cache for a tenth of the corpus: with a lane for each rank every host fetches its
+    64th of the shards, and never more."""
+    pool = log_normal(["tokens"], "txt", median=100, sigma=0.4, sample_bytes=1000)
+    pipeline = Pipeline(
+        TarShards("nowhere", lanes=512, block_rows=128), Shuffle(), Batch(16), TokenizeBasicEnglish(), Collate("tokens")
+    )
+    opened = MadeUpShards(pool, 131_072, 16_384)
+    limit = int(opened.shards["size"].to_numpy().sum()) // 10
+    found = simulate(pipeline, opened, World(512, 8), cache_bytes=limit, blocks=10**6)
+    for host in found.epochs[0].hosts:
+        assert host.bytes_fetched == pytest.approx(found.share_bytes, rel=0.05)
+        assert host.bytes_read_through < 0.05 * found.share_bytes
+    one = Pipeline(replace(pipeline.source, lanes=1), *pipeline.stages)  # type: ignore[type-var]
+    told = simulate(one, opened, World(512, 8), cache_bytes=limit).epochs[0]
+    assert told.whole_bytes == 0 < told.fetched_bytes < 3 * found.share_bytes
 
 
 @settings(deadline=None, max_examples=25)

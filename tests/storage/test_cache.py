@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ecopipe.storage.cache import Cache, Wanted, cache_limit, parse_bytes
+from ecopipe.storage.cache import Cache, Wanted, cache_limit
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError, ShardError, StorageError
 from tests.servers import Fault, FaultProxy
 
