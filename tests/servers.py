@@ -33,15 +33,17 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), print=None)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, low enough for a server to add 10,000 for gRPC."""
+    """Ports that nobody listened on a moment ago, nor 10,000 above them, where a server adds gRPC; all are below those
+    that the system gives to connections."""
     found: list[int] = []
     with contextlib.ExitStack() as stack:
-        for port in range(21000 + hash(time.monotonic_ns()) % 20000, 52000):
+        for port in range(10000 + time.monotonic_ns() % 12000, 22500):
             if len(found) == count:
                 return found
-            one = stack.enter_context(socket.socket())
+            pair = [stack.enter_context(socket.socket()) for _ in range(2)]
             with contextlib.suppress(OSError):
-                one.bind(("127.0.0.1", port))
+                for one, at in zip(pair, (port, port + 10000), strict=True):
+                    one.bind(("127.0.0.1", at))
                 found.append(port)
     raise RuntimeError("no free ports")
 

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ecopipe.formats import index as index_format
 from ecopipe.formats import tar as tar_format
 from ecopipe.formats.index import IndexFile, IndexWriter, Row, digest_rows
 from ecopipe.formats.measures import measure
-from ecopipe.storage import files
+from ecopipe.storage import files, remote
 from ecopipe.storage.publish import publish_file
 from ecopipe.vocabulary import errors
 
@@ -124,14 +125,12 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
         The path of the index.
     """
     target = index_path(folder)
-    if files.is_url(target):
-        raise errors.OutputError(f"{target}: an index at a URL is not written. Copy the tars here to index them again.")
     names = {files.base_name(path): path for path in tars}
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(opened(target)) if files.exists(target) else None
         numbers = {} if old is None else {shard.name: number for number, shard in enumerate(old.shards)}
         kept = [name for name in numbers if name not in names and files.exists(files.join(folder, name))]
-        temporary = stack.enter_context(publish_file(Path(target)))
+        temporary = stack.enter_context(_published(target))
         writer = IndexWriter(temporary, extras=old.extras if old else None, made_by=old.made_by if old else "")
         try:
             for name in sorted([*names, *kept]):
@@ -146,6 +145,19 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
             raise
         writer.finish()
     return target
+
+
+@contextlib.contextmanager
+def _published(target: str) -> Iterator[Path]:
+    """A local file to write to, which becomes ``target``, a path or URL, when the block ends well."""
+    if not files.is_url(target):
+        with publish_file(Path(target)) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
+        temporary = Path(folder, index_format.FILE_NAME)
+        yield temporary
+        remote.put_file(temporary, target)
 
 
 def _with_extras(rows: list[Row], old: IndexFile, number: int) -> list[Row]:

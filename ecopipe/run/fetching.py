@@ -300,7 +300,8 @@ def _read_piece(job: tuple[str, int, int]) -> bytes:
 def _doubted(answer: Batch | Failure, leased: Sequence[str]) -> list[str]:
     """Those of some shards in the cache that may be damaged there: what was read of them was not what was indexed."""
     if isinstance(answer, Failure):
-        return list(leased) if isinstance(answer.error, ShardError) else []
+        reading = isinstance(answer.error, ShardError) or getattr(answer.error, "stage", "") == "read"
+        return list(leased) if reading else []
     faults = answer.place.faults if answer.place is not None else ()
     bad = {fault.shard for fault in faults if fault.stage == "read"}
     return [path for path in leased if base_name(path) in bad]

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -256,7 +257,7 @@ class RemoteStaging(Staging):
 
 def _write(path: Path, text: str) -> None:
     """Writes a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

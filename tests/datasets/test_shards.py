@@ -14,7 +14,7 @@ from pyarrow import feather
 from ecopipe.datasets import shards as shard_files
 from ecopipe.plan.blocks import Slice
 from ecopipe.plan.shards import open_shards
-from ecopipe.vocabulary.errors import ConfigError, IndexFileError, OutputError, ShardError
+from ecopipe.vocabulary.errors import ConfigError, IndexFileError, ShardError
 
 
 @pytest.fixture
@@ -74,14 +74,19 @@ def test_a_folder_named_twice_in_two_spellings_is_noticed(foreign: Path, monkeyp
         keys(foreign, "link")
 
 
-def test_an_index_at_a_url_is_read_and_not_written(foreign: Path) -> None:
+def test_an_index_at_a_url_is_read_and_written_anew(foreign: Path) -> None:
     assert keys(foreign) == ALL
     memory = fsspec.filesystem("memory")
     for path in foreign.iterdir():
         memory.pipe(f"/urls/{path.name}", path.read_bytes())
     assert keys("memory://urls") == ALL
-    with pytest.raises(OutputError, match="an index at a URL is not written"):
-        shard_files.index_tars(["memory://urls/part-000.tar"])
+    memory.pipe("/urls/part-000.tar", (foreign / "part-002.tar").read_bytes())
+    shard_files.index_tars(["memory://urls/part-000.tar"])
+    assert keys("memory://urls") == ALL[8:] + ALL[4:]
+    with pytest.raises(ShardError):
+        memory.pipe("/urls/part-001.tar", b"no tar")
+        shard_files.index_tars(["memory://urls/part-001.tar"])
+    assert keys("memory://urls/part-000.tar") == ALL[8:]  # it holds what it held
 
 
 def test_a_pattern_or_a_single_tar_names_some_of_them(foreign: Path) -> None:

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from ecopipe import Batch, Collate, DecodeImage, Pipeline, Shuffle, TarShards, Where
 from ecopipe.cli.main import app
+from ecopipe.datasets.shards import index_tars, not_indexed
 from ecopipe.insight.digest import Digest
+from ecopipe.plan.blocks import Slice
+from ecopipe.plan.shards import open_shards
 from ecopipe.storage import files, remote
 from ecopipe.vocabulary.errors import ConfigError, StorageError
 from tests.conftest import SPLITS
@@ -89,6 +92,19 @@ def test_credentials_are_in_no_state_ledger_task_or_repr(at_url: str, tmp_path: 
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for secret in (ACCESS, SECRET):
         assert secret not in "".join(told) and secret.encode() not in written
+
+
+def test_an_index_in_a_bucket_is_written_anew(at_url: str, shards: Path) -> None:
+    there = at_url.replace("/train", "/again")
+    tars = sorted((shards / "cifar10" / SPLITS["cifar10"]).glob("*.tar"))
+    for path in (*tars[:2], tars[0].with_name("index.arrow")):
+        remote.put_file(path, f"{there}/{path.name}")
+    remote.put_file(tars[1], f"{there}/{tars[0].name}")
+    assert index_tars([f"{there}/{tars[0].name}"]) == [f"{there}/index.arrow"]
+    opened = open_shards([there])
+    keys = [opened.read([Slice(number, 0, opened.rows_per_shard[number])], ("key",))["key"] for number in (0, 1)]
+    opened.close()
+    assert keys[0].to_pylist() == keys[1].to_pylist() and not_indexed([there]) == []
 
 
 def test_an_outage_is_one_error_and_the_state_goes_on_after_it(

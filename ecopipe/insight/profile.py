@@ -1,0 +1,276 @@
+"""A profile of a loader: what limits it, at what rate, and what would change it; as words and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ecopipe.insight import profile_words
+from ecopipe.insight.predictions import CONSUMER, PLAN, TRANSFER, Model
+from ecopipe.insight.profile_model import DELIVER, REST, cores, model_of, steady
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.run.device import TO_DEVICE
+from ecopipe.run.gauge import Delivery, Gauge, Recording
+from ecopipe.run.metering import READ
+from ecopipe.vocabulary.errors import DataError
+from ecopipe.vocabulary.meters import Histogram, Tally
+
+FORMAT = 1
+"""Version of the JSON document."""
+
+CLEAR = 1.05
+"""What limits, or what would help, is told from a gain of so much on."""
+
+DRAWN = 2000
+"""Batches that the document lists, for charts: the last ones."""
+
+BUDGETS = (0.5, 2.0, 4.0)
+PREFETCHES = (1, 2, 4, 8)
+
+
+class Profile:
+    """A recording of a loader that goes on until :meth:`stop`, or until its ``with`` is left::
+
+        with loader.profile() as profile:
+            for batch in itertools.islice(loader, 200):
+                train(batch)
+        print(profile.words())
+
+    What is delivered does not change. Batches that were on their way when it began are not looked at; it holds 20,000.
+
+    Args:
+        recording: What is being recorded.
+        pipeline: Of which loader.
+        gauge: What records.
+    """
+
+    def __init__(self, recording: Recording, pipeline: Pipeline, gauge: Gauge) -> None:
+        self.recording, self._pipeline, self._gauge = recording, pipeline, gauge
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the recording. A second time it does nothing."""
+        if self._gauge.recording is self.recording:
+            self._gauge.stop()
+
+    @property
+    def model(self) -> Model:
+        """What predicts: the measured costs of each batch."""
+        self.stop()
+        return model_of(self.recording)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as one JSON document. Times are in the unit of their names; ``README`` of the keys:
+
+        ``run``: what was measured. ``limit``: the part whose absence would bring most. ``stages``: a row each, in the
+        order of the way. ``queues``: how long tasks waited for a worker, and batches for the consumer. ``workers``: a
+        row each. ``predictions``: samples per second under other settings. ``batches``, ``lengths``: for charts.
+
+        Raises:
+            DataError: Too little was recorded.
+        """
+        self.stop()
+        if len(self.recording.deliveries) < 3 or not (found := steady(self.recording)):
+            raise DataError(
+                f"profile: {len(self.recording.deliveries)} batches were recorded; at least 3 are wanted. Take more "
+                "batches inside its 'with', or make them smaller."
+            )
+        model = model_of(self.recording)
+        document = {
+            "format": FORMAT,
+            "settings": {
+                "workers": self.recording.workers, "prefetch": self.recording.prefetch,
+                "device": str(self.recording.device), "cores": cores(),
+                "stages": [stage.label for stage in self._pipeline.stages],
+            },
+            "run": _run(self.recording, found),
+            "limit": _limit(model, self.recording),
+            "stages": _stages(self.recording, found, model),
+            "queues": _queues(found),
+            "transfer": _transfer(self.recording, found),
+            "workers": _workers(self.recording),
+            "predictions": predictions(model, self.recording),
+            "batches": _batches(self.recording),
+            "lengths": _lengths(self.recording.deliveries),
+        }  # fmt: skip
+        return {**document, "words": profile_words.told(document)}
+
+    def words(self) -> str:
+        """What limits, and what would change it, in sentences.
+
+        Raises:
+            DataError: Too little was recorded.
+        """
+        return "\n".join(self.as_json()["words"])
+
+
+def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
+    first, last = found[0], found[-1]
+    samples = sum(one.samples for one in found[1:])
+    seconds = (last.delivered_ns - first.delivered_ns) / 1e9
+    waited = sum(one.delivered_ns - one.asked_ns for one in found)
+    worked = sum(max(one.released_ns - one.delivered_ns, 0) for one in found[:-1])
+    measured = [one for one in recording.deliveries if one.lengths is not None]
+    padded = sum(one.padded_length for one in measured)
+    idle = [one.gpu_idle for one in found if one.gpu_idle is not None]
+    begin = recording.deliveries[0]
+    return {
+        "batches": len(recording.deliveries),
+        "samples": sum(one.samples for one in recording.deliveries),
+        "wall_s": round((recording.ended_ns - recording.began_ns) / 1e9, 4),
+        "steady_batches": len(found),
+        "samples_per_s": round(samples / max(seconds, 1e-9), 2),
+        "batches_per_s": round((len(found) - 1) / max(seconds, 1e-9), 3),
+        "waiting_share": round(waited / max(waited + worked, 1), 4),
+        "consumer_ms": round(worked / max(len(found) - 1, 1) / 1e6, 4),
+        "gpu_dry_share": round(sum(idle) / len(idle), 4) if idle else None,
+        "first_batch_s": round((begin.delivered_ns - recording.first_ask_ns) / 1e9, 4),
+        "padding_fraction": round(1 - sum(int(one.lengths.sum()) for one in measured) / padded, 6) if padded else None,
+        "batch_bytes": round(sum(one.bytes for one in found) / len(found)),
+        "main_rss_bytes": recording.rss_bytes,
+        "main_cpu_share": round(recording.process_cpu_ns / max(recording.ended_ns - recording.began_ns, 1), 4),
+    }
+
+
+def _limit(model: Model, recording: Recording) -> dict[str, Any]:
+    name, without = model.limiting(recording.workers, recording.prefetch)
+    now = model.rate(recording.workers, recording.prefetch)
+    gain = without / max(now, 1e-9)
+    return {"name": name, "clear": gain >= CLEAR, "modelled_per_s": round(now, 2), "without_per_s": round(without, 2)}
+
+
+def _stages(recording: Recording, found: list[Delivery], model: Model) -> list[dict[str, Any]]:
+    """A row for each part: where it runs, and what it took."""
+    worker: dict[str, Tally] = {}
+    main: dict[str, Tally] = {PLAN: Tally()}
+    for one in found:
+        for name, tally in (one.times.stages if one.times else {}).items():
+            worker.setdefault(name, Tally()).merge(tally)
+        for name, tally in one.device.items():
+            main.setdefault(name, Tally()).merge(tally)
+        main[PLAN].merge(one.plan)
+    samples = sum(one.samples for one in found)
+    total = sum(tally.wall.total_ns for tally in [*worker.values(), *main.values()]) or 1
+    place = "worker" if recording.workers else "main"
+    on = "gpu" if recording.device.type == "cuda" else "main"
+    headroom = model.headroom(recording.workers, recording.prefetch)
+    rows = []
+    for name, tally, where in [
+        *((name, tally, place) for name, tally in worker.items()),
+        *((name, tally, "main" if name == PLAN else on) for name, tally in main.items()),
+    ]:
+        seconds = tally.wall.total_ns / 1e9
+        rows.append({
+            "name": name,
+            "where": where,
+            "per": "batch" if tally.wall.count <= 2 * len(found) + 2 else "sample",
+            "items": samples,
+            "items_per_s": round(samples / seconds, 2) if seconds else None,
+            "self_s": round(seconds, 6),
+            "cpu_s": round(min(tally.cpu_ns / 1e9, 1e9), 6),
+            "share": round(tally.wall.total_ns / total, 4),
+            "bytes_in": round(tally.bytes_in),
+            "bytes_out": round(tally.bytes_out),
+            "without_per_s": round(headroom[name], 2) if name in headroom else None,
+            **tally.wall.figures(),
+        })  # fmt: skip
+    return rows
+
+
+def _queues(found: list[Delivery]) -> dict[str, Any]:
+    before, after = Histogram(), Histogram()
+    before.add_all(max(one.times.began_ns - one.times.issued_ns, 1) for one in found if one.times)
+    after.add_all(max(one.got_ns - one.times.ended_ns, 1) for one in found if one.times)
+    return {"before_worker": before.figures(), "before_consumer": after.figures()}
+
+
+def _transfer(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
+    packed, unpacked = Histogram(), Histogram()
+    if recording.workers:
+        packed.add_all(one.times.pack_ns for one in found if one.times and one.times.pack_ns)
+        unpacked.add_all(one.times.unpack_ns for one in found if one.times)
+    else:
+        packed.add_all(pack for pack, _ in recording.tried)
+        unpacked.add_all(unpack for _, unpack in recording.tried)
+    return {"tried_only": not recording.workers, "pack": packed.figures(), "unpack": unpacked.figures()}
+
+
+def _workers(recording: Recording) -> list[dict[str, Any]]:
+    rows = []
+    times = [one.times for one in recording.deliveries if one.times is not None]
+    for pid in dict.fromkeys(one.pid for one in times):
+        mine = [one for one in times if one.pid == pid]
+        span = max(mine[-1].ended_ns - mine[0].began_ns, 1)
+        rows.append({
+            "pid": pid,
+            "batches": len(mine),
+            "busy_share": round(sum(one.wall_ns for one in mine) / span, 4),
+            "cpu_share": round(sum(one.cpu_ns for one in mine) / span, 4),
+            "starved_share": round(sum(one.starved_ns for one in mine) / span, 4),
+            "rss_bytes": max(one.rss_bytes for one in mine),
+        })  # fmt: skip
+    return rows
+
+
+def predictions(model: Model, recording: Recording) -> dict[str, Any]:
+    """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`."""
+    workers, prefetch = recording.workers, recording.prefetch
+    most = max(4, workers, cores())
+    counts = [0, 1, 2, *range(3, min(most, 16) + 1), *(count for count in (24, 32, 48, 64) if count <= most)]
+    found = {
+        "workers": {str(count): round(model.rate(count, prefetch), 2) for count in sorted(counts)},
+        "without": {name: round(rate, 2) for name, rate in model.headroom(workers, prefetch).items()},
+        "consumer_ms": {f"{ms}": round(model.rate(workers, prefetch, consumer_s=ms / 1e3), 2) for ms in (0, 10, 100)},
+        "batch_budget": {f"{factor:g}": round(budget_rate(model, recording, factor), 2) for factor in BUDGETS},
+    }
+    if workers:
+        found["prefetch"] = {str(count): round(model.rate(workers, count), 2) for count in PREFETCHES}
+    return found
+
+
+def budget_rate(model: Model, recording: Recording, factor: float) -> float:
+    """Samples per second if batches held ``factor`` times the samples: what is paid for each batch (planning, handing
+    over, messages) stays, and all else grows with it. More padding is not counted."""
+    grown = {name: factor for name in model.parts() if name not in (PLAN, DELIVER, REST, TRANSFER)}
+    changed = model.scaled(grown)
+    return changed.rate(recording.workers, recording.prefetch) * factor
+
+
+def _batches(recording: Recording) -> list[dict[str, Any]]:
+    rows = []
+    for one in recording.deliveries[-DRAWN:]:
+        times = one.times
+        true = int(one.lengths.sum()) if one.lengths is not None else 0
+        rows.append({
+            "epoch": one.epoch,
+            "number": one.number,
+            "at_s": round((one.delivered_ns - recording.began_ns) / 1e9, 6),
+            "samples": one.samples,
+            "bytes": one.bytes,
+            "waited_ms": round((one.delivered_ns - one.asked_ns) / 1e6, 4),
+            "consumer_ms": round(max(one.released_ns - one.delivered_ns, 0) / 1e6, 4),
+            "pid": times.pid if times else None,
+            "made_ms": round(times.wall_ns / 1e6, 4) if times else None,
+            "task_waited_ms": round((times.began_ns - times.issued_ns) / 1e6, 4) if times else None,
+            "batch_waited_ms": round((one.got_ns - times.ended_ns) / 1e6, 4) if times else None,
+            "padding": round(1 - true / one.padded_length, 5) if one.padded_length else None,
+        })  # fmt: skip
+    return rows
+
+
+def _lengths(deliveries: list[Delivery]) -> dict[str, Any] | None:
+    """The histogram of the true lengths, in the unit of the batch's ``lengths``: 40 bins of one width."""
+    measured = [one.lengths for one in deliveries if one.lengths is not None and len(one.lengths)]
+    if not measured:
+        return None
+    counts, edges = np.histogram(np.concatenate(measured), bins=40)
+    return {"edges": [round(float(edge), 3) for edge in edges], "counts": counts.tolist()}
+
+
+__all__ = ["CONSUMER", "READ", "TO_DEVICE", "Profile", "budget_rate", "predictions"]

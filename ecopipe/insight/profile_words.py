@@ -1,0 +1,83 @@
+"""The sentences of a profile, from its JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ecopipe.insight.predictions import CONSUMER
+
+HELPS = 1.05
+"""A setting is recommended if it gives so much more."""
+
+
+def told(document: Mapping[str, Any]) -> list[str]:
+    """What limits, how long the consumer waits, and what would change it: a sentence or two each."""
+    found = [_limit(document), _waiting(document["run"]), _workers(document)]
+    found += [_prefetch(document), *(_codec(row) for row in document.get("codecs", []))]
+    return [sentence for sentence in found if sentence]
+
+
+def rate(value: float) -> str:
+    """Samples per second, with three digits.
+
+    >>> rate(412.3), rate(98234.0), rate(3.14159)
+    ('412', '98,234', '3.14')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _limit(document: Mapping[str, Any]) -> str:
+    limit, run = document["limit"], document["run"]
+    workers = _count(document["settings"]["workers"])
+    now, without = rate(run["samples_per_s"]), rate(limit["without_per_s"])
+    if not limit["clear"]:
+        return f"Nothing limits alone: {now} samples/s with {workers}; without {limit['name']} it would be {without}."
+    if limit["name"] == CONSUMER:
+        return f"The consumer limits: {now} samples/s with {workers}, of {without} that the pipeline could give."
+    return f"{limit['name']} limits: {now} samples/s with {workers}, of {without} if it cost nothing."
+
+
+def _waiting(run: Mapping[str, Any]) -> str:
+    text = f"{run['waiting_share']:.0%} of the consumer's time is waiting for data."
+    if run["gpu_dry_share"] is not None:
+        text += f" The GPU had nothing left to do at {run['gpu_dry_share']:.0%} of the hand-overs."
+    return text
+
+
+def _workers(document: Mapping[str, Any]) -> str:
+    predicted = document["predictions"]["workers"]
+    shown = [count for count in ("0", "1", "2", "4", "8", "16", "32", "64") if count in predicted]
+    told = ", ".join(f"{count}: {rate(predicted[count])}" for count in shown)
+    cores = document["settings"]["cores"]
+    best = max(predicted.values())
+    fewest = next(count for count, value in predicted.items() if value >= best / HELPS)
+    now = predicted.get(str(document["settings"]["workers"]), 0.0)
+    if now >= best / HELPS:
+        advice = "more workers would not help"
+    else:
+        advice = f"{_count(int(fewest))} would give about {rate(predicted[fewest])} samples/s"
+    return f"On {cores} cores {advice} (samples/s by workers: {told})."
+
+
+def _prefetch(document: Mapping[str, Any]) -> str:
+    predicted = document["predictions"].get("prefetch", {})
+    now = predicted.get(str(document["settings"]["prefetch"]), 0.0)
+    better = [(count, value) for count, value in predicted.items() if value > now * HELPS]
+    if not better or not now:
+        return ""
+    count, value = better[0]
+    return f"prefetch={count} would give about {rate(value)} samples/s."
+
+
+def _codec(row: Mapping[str, Any]) -> str:
+    if row["samples_per_s"] is None:
+        return ""
+    return (
+        f"Storing {row['to']} instead of {row['of']} would give about {rate(row['samples_per_s'])} samples/s at "
+        f"{row['disk']:.2g}x the disk."
+    )
+
+
+def _count(workers: int) -> str:
+    return "no workers" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
