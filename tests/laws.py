@@ -162,7 +162,8 @@ def law_4_every_part_once(pipeline: Pipeline) -> None:
 def law_5_features_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
     """Each sample's features are the same, bit for bit, alone and padded beside others, in any order."""
     parting = [stage for stage in pipeline.plan_stages if stage.parts_in()]
-    alone = Pipeline(pipeline.source, *parting, BatchStage(1), *pipeline.sample_stages, pipeline.collate, *pipeline.device_stages)
+    stages = (*pipeline.sample_stages, pipeline.collate, *pipeline.device_stages)
+    alone = Pipeline(pipeline.source, *parting, BatchStage(1), *stages)
     assert (expected := _features(alone))
     assert _features(pipeline).keys() <= expected.keys()
     for key, features in _features(pipeline).items():
@@ -190,7 +191,7 @@ def law_6_no_stage_changes_its_input(pipeline: Pipeline) -> None:
     with Loader(pipeline) as loader:
         task = next(loader._tasks())
     maker = BatchMaker(pipeline)
-    samples = [maker._read(row) for row in task.rows.to_pylist()]
+    samples = [maker.raw(row) for row in task.rows.to_pylist()]
     for stage in pipeline.sample_stages:
         before = copy.deepcopy([dict(sample) for sample in samples])
         after = [stage.apply(sample, Chance(0, 0, stage.label)) for sample in samples]

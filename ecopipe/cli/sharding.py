@@ -30,6 +30,7 @@ from ecopipe.stages.plan import Where
 from ecopipe.stages.stage import Stage
 from ecopipe.storage import files
 from ecopipe.storage.retries import without_credentials
+from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError
 
 MOST_PROBLEMS = 50
@@ -37,21 +38,6 @@ MOST_PROBLEMS = 50
 
 MOST_LABELS = 12
 """Labels that are listed; the rest is counted."""
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def parse_bytes(text: str) -> int:
-    """``"256MiB"`` or ``"1GB"`` as a number of bytes.
-
-    Raises:
-        ConfigError: It is no number of bytes.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
-    if not match:
-        raise ConfigError(f"--max-bytes {text!r}: write a number and a unit, such as 256MiB or 1GB.")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
-
 
 def human_bytes(count: float) -> str:
     """A number of bytes for people.
@@ -96,7 +82,7 @@ class How:
     def limits(self) -> Limits:
         """How large shards may become."""
         duration_s = None if self.max_duration is None else parse_seconds(self.max_duration)
-        return Limits(parse_bytes(self.max_bytes), self.max_count, duration_s, self.shards)
+        return Limits(parse_bytes(self.max_bytes, "--max-bytes"), self.max_count, duration_s, self.shards)
 
     def settings(self, recipe: tuple[Stage, ...] | None = None) -> dict[str, Any]:
         """Arguments of :func:`write_corpus`."""
@@ -150,9 +136,22 @@ def shard(
             raise ConfigError(f"shard: --storage is for {', '.join(stored)}; {name} is stored as it is.")
         settings.setdefault("storage", storage)
     how.limits()
+    _check_apart(source, out)
     with open_corpus(name, source, **settings) as corpus:
         told = without_credentials(source) if files.is_url(source) else Path(source).resolve().name
         _write(corpus, out, how.settings(), splits=splits, source=told, options=settings)
+
+
+def _check_apart(source: str, out: str) -> None:
+    """Refuses to write into the source, where the next run would take what is written for samples.
+
+    Raises:
+        ConfigError: It is so.
+    """
+    if files.is_url(source) or files.is_url(out):
+        return
+    if Path(source).is_dir() and Path(out).resolve().is_relative_to(Path(source).resolve()):
+        raise ConfigError(f"shard: {out} lies in the source, {source}. Write to a place outside of it.")
 
 
 def reshard(named: Sequence[str], out: str, *, split: str, where: Sequence[str], how: How) -> None:

@@ -44,7 +44,9 @@ def stream(
     set_: Annotated[
         Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Worker processes; 0 works in this one.")] = 0,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Worker processes; 0 works in this one. Default: what the file says, or 0.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to stream.")] = 1,
     epoch: Annotated[int, typer.Option(min=0, help="The first epoch.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the order and of augmentation.")] = 0,
@@ -100,6 +102,71 @@ def stream(
         as_json=json_,
         cache=cache,
         cache_limit=cache_limit,
+    )
+
+
+@app.command()
+def profile(
+    pipeline: PipelineFile,
+    set_: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting. May be repeated.")
+    ] = None,
+    workers: Annotated[
+        Optional[int], typer.Option(help="Worker processes; 0 works in this one. Default: what the file says, or 0.")
+    ] = None,
+    prefetch: Annotated[
+        Optional[int], typer.Option(help="Batches per worker made ahead. Default: what the file says, or 2.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="To run, a quarter of it cold.")] = 10.0,
+    consumer: Annotated[float, typer.Option(min=0, metavar="MS", help="Imitate a training step of so many ms.")] = 0.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    trace: Annotated[
+        Optional[Path], typer.Option(help="Write Chrome trace events, for Perfetto (ui.perfetto.dev), to this file.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what limits a pipeline, and what would make it faster: from measured times, part by part."""
+    from ecopipe.cli import profiling
+
+    profiling.profile(
+        pipeline,
+        set_ or [],
+        workers=workers,
+        prefetch=prefetch,
+        seconds=seconds,
+        consumer_ms=consumer,
+        device=device,
+        trace=trace,
+        as_json=json_,
+    )
+
+
+@app.command()
+def tune(
+    pipeline: PipelineFile,
+    set_: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="NAME.KEY=VALUE", help="Replace a setting, for measuring. May be repeated."),
+    ] = None,
+    memory: Annotated[Optional[str], typer.Option(help="What all processes may take: 4GB. Default no limit.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="To spend, about.")] = 30.0,
+    consumer: Annotated[float, typer.Option(min=0, metavar="MS", help="Imitate a training step of so many ms.")] = 0.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The pipeline file to write, tuned.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find the fastest workers and prefetch by measurement. The identity stays: checkpoints are valid."""
+    from ecopipe.cli import profiling
+
+    profiling.tuned(
+        pipeline,
+        set_ or [],
+        memory=memory,
+        seconds=seconds,
+        consumer_ms=consumer,
+        device=device,
+        out=out,
+        as_json=json_,
     )
 
 

@@ -27,7 +27,7 @@ def stream(
     file: Path,
     overrides: Sequence[str],
     *,
-    workers: int,
+    workers: int | None,
     epochs: int,
     epoch: int,
     seed: int,
@@ -67,7 +67,7 @@ def stream(
     ) as loader:
         run(loader, summary, epochs=epochs, limit_batches=limit_batches, digest=digest)
     figures = {
-        "pipeline": str(file), "seed": seed, "epoch": epoch, "epochs": epochs, "workers": workers,
+        "pipeline": str(file), "seed": seed, "epoch": epoch, "epochs": epochs, "workers": loader.workers,
         "device": str(loader.device), "rank": loader.rank, "world_size": loader.world_size,
         **summary.figures(), "digest": digest.hexdigest() if digest else None,
         **{f"cache_{name}": count for name, count in loader.cache_counters.items()},

@@ -9,8 +9,10 @@ so what varies in them is in the prediction, which is a pure function of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 CONSUMER = "consumer"
 TRANSFER = "transfer"
@@ -63,13 +65,15 @@ class Model:
     """Measured batches, and the cores that there are.
 
     ``sending`` and ``receiving`` are what workers cost more than making a batch in the consumer's process: what a
-    worker does for each batch to send it, and what that process does to receive it.
+    worker does for each batch to send it, and what that process does to receive it. ``reached`` is how much of the
+    modelled rate was measured under the settings of the measurement: what else the machine does costs all of them.
     """
 
     steps: tuple[Step, ...]
     cores: float
     sending: Cost = Cost()
     receiving: Cost = Cost()
+    reached: float = 1.0
 
     def rate(self, workers: int, prefetch: int = 2, *, consumer_s: float | None = None) -> float:
         """Samples per second; ``consumer_s`` replaces what the consumer did by waiting so long for each batch."""
@@ -83,8 +87,8 @@ class Model:
             seconds = sum(
                 cost.cpu_s * max(1.0, cost.cores / self.cores) + cost.blocked_s for row in main for cost in row
             )
-            return sum(step.samples for step in taken) / max(seconds, 1e-9)
-        return _simulate(taken, workers, prefetch, self.cores, self.sending, self.receiving)
+            return self.reached * sum(step.samples for step in taken) / max(seconds, 1e-9)
+        return self.reached * _simulate(taken, workers, prefetch, self.cores, self.sending, self.receiving)
 
     def _with_consumer(self, seconds: float | None) -> Model:
         if seconds is None:
@@ -127,6 +131,16 @@ class Model:
             return "", 0.0
         best = max(found, key=lambda name: found[name])
         return best, found[best]
+
+
+def slope(moments_s: Sequence[float], samples: Sequence[int]) -> float:
+    """Samples per second, from the moments in which batches came: the slope of a line through all of them, since they
+    may come in bursts."""
+    moments = np.asarray(moments_s, dtype=np.float64) - moments_s[0]
+    counts = np.cumsum(samples, dtype=np.float64)
+    moments -= moments.mean()
+    spread = float((moments**2).sum())
+    return float((moments * counts).sum()) / spread if spread > 1e-18 else float(counts[-1]) / 1e-9
 
 
 @dataclass
@@ -197,5 +211,4 @@ def _simulate(steps: list[Step], workers: int, prefetch: int, cores: float, send
             if left > 1e-12:
                 actor.phases.append((used, left))
     half = len(steps) // 2
-    seconds = delivered[-1] - delivered[half - 1]
-    return sum(step.samples for step in steps[half:]) / max(seconds, 1e-9)
+    return slope(delivered[half:], [step.samples for step in steps[half:]])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
 from ecopipe.insight import profile_words
-from ecopipe.insight.predictions import CONSUMER, PLAN, TRANSFER, Model
-from ecopipe.insight.profile_model import DELIVER, REST, cores, model_of, steady
+from ecopipe.insight.predictions import PLAN, TRANSFER, Model
+from ecopipe.insight.profile_model import DELIVER, REST, cores, measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.run.device import TO_DEVICE
 from ecopipe.run.gauge import Delivery, Gauge, Recording
-from ecopipe.run.metering import READ
 from ecopipe.vocabulary.errors import DataError
 from ecopipe.vocabulary.meters import Histogram, Tally
 
@@ -40,13 +39,16 @@ class Profile:
     What is delivered does not change. Batches that were on their way when it began are not looked at; it holds 20,000.
 
     Args:
-        recording: What is being recorded.
+        recording: Where to; it begins at once.
         pipeline: Of which loader.
         gauge: What records.
+
+    Raises:
+        ConfigError: A profile of this loader goes on already.
     """
 
     def __init__(self, recording: Recording, pipeline: Pipeline, gauge: Gauge) -> None:
-        self.recording, self._pipeline, self._gauge = recording, pipeline, gauge
+        self.recording, self._pipeline, self._gauge = gauge.start(recording), pipeline, gauge
 
     def __enter__(self) -> Profile:
         return self
@@ -111,9 +113,8 @@ class Profile:
 
 
 def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
-    first, last = found[0], found[-1]
-    samples = sum(one.samples for one in found[1:])
-    seconds = (last.delivered_ns - first.delivered_ns) / 1e9
+    rate = measured_rate(found)
+    samples = sum(one.samples for one in found)
     waited = sum(one.delivered_ns - one.asked_ns for one in found)
     worked = sum(max(one.released_ns - one.delivered_ns, 0) for one in found[:-1])
     measured = [one for one in recording.deliveries if one.lengths is not None]
@@ -125,10 +126,11 @@ def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
         "samples": sum(one.samples for one in recording.deliveries),
         "wall_s": round((recording.ended_ns - recording.began_ns) / 1e9, 4),
         "steady_batches": len(found),
-        "samples_per_s": round(samples / max(seconds, 1e-9), 2),
-        "batches_per_s": round((len(found) - 1) / max(seconds, 1e-9), 3),
+        "samples_per_s": round(rate, 2),
+        "batches_per_s": round(rate * len(found) / samples, 3),
         "waiting_share": round(waited / max(waited + worked, 1), 4),
         "consumer_ms": round(worked / max(len(found) - 1, 1) / 1e6, 4),
+        "starved_share": round(_starved(found), 4),
         "gpu_dry_share": round(sum(idle) / len(idle), 4) if idle else None,
         "first_batch_s": round((begin.delivered_ns - recording.first_ask_ns) / 1e9, 4),
         "padding_fraction": round(1 - sum(int(one.lengths.sum()) for one in measured) / padded, 6) if padded else None,
@@ -136,6 +138,15 @@ def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
         "main_rss_bytes": recording.rss_bytes,
         "main_cpu_share": round(recording.process_cpu_ns / max(recording.ended_ns - recording.began_ns, 1), 4),
     }
+
+
+def _starved(found: list[Delivery]) -> float:
+    """Of the time in which batches were made, in workers and behind them, the part in which no core was free."""
+    times = [one.times for one in found if one.times is not None]
+    main = [one for one in found if one.times is None or one.times.pid != os.getpid()]
+    starved = sum(one.starved_ns for one in times) + sum(one.starved_ns for one in main)
+    device = sum(tally.wall.total_ns for one in main for tally in one.device.values())
+    return min(starved / max(sum(one.wall_ns for one in times) + device, 1), 1.0)
 
 
 def _limit(model: Model, recording: Recording) -> dict[str, Any]:
@@ -271,6 +282,3 @@ def _lengths(deliveries: list[Delivery]) -> dict[str, Any] | None:
         return None
     counts, edges = np.histogram(np.concatenate(measured), bins=40)
     return {"edges": [round(float(edge), 3) for edge in edges], "counts": counts.tolist()}
-
-
-__all__ = ["CONSUMER", "READ", "TO_DEVICE", "Profile", "budget_rate", "predictions"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ecopipe.insight.predictions import CONSUMER, PLAN, TRANSFER, Cost, Model, Step
+from ecopipe.insight.predictions import CONSUMER, PLAN, Cost, Model, Step, slope
 from ecopipe.run.gauge import Delivery, Recording
 from ecopipe.run.metering import BatchTimes
 
@@ -15,6 +16,12 @@ DELIVER = "deliver"
 
 MESSAGE_S = 150e-6
 """Seconds of the consumer's process for the messages of a batch, where no worker was there to measure it."""
+
+
+ENOUGH = 8
+"""Deliveries from which on their rate is compared with the modelled one."""
+
+LEAST_REACHED = 0.5
 
 
 def cores() -> int:
@@ -31,8 +38,22 @@ def steady(recording: Recording) -> list[Delivery]:
     return found[first:] if len(found) >= first + 4 else found[1:] if len(found) > 4 else found
 
 
+def measured_rate(deliveries: Sequence[Delivery]) -> float:
+    """Samples per second of some deliveries."""
+    return slope([one.delivered_ns / 1e9 for one in deliveries], [one.samples for one in deliveries])
+
+
 def model_of(recording: Recording) -> Model:
     """The measured batches of a recording as a model. It has no steps if nothing was delivered."""
+    model = _ideal(recording)
+    found = steady(recording)
+    modelled = model.rate(recording.workers, recording.prefetch)
+    if len(found) < ENOUGH or not modelled:
+        return model
+    return replace(model, reached=min(max(measured_rate(found) / modelled, LEAST_REACHED), 1.0))
+
+
+def _ideal(recording: Recording) -> Model:
     deliveries = steady(recording)
     steps = [_step(one, recording) for one in deliveries]
     if not recording.workers:
@@ -85,6 +106,3 @@ def _rest_ns(one: Delivery, recording: Recording) -> float:
     if not recording.workers and one.times is not None:
         elsewhere += one.times.cpu_ns
     return max(one.cpu_ns - elsewhere, 0.0)
-
-
-__all__ = ["CONSUMER", "DELIVER", "PLAN", "REST", "TRANSFER", "cores", "model_of", "steady", "worker_costs"]

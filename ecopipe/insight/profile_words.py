@@ -10,6 +10,9 @@ from ecopipe.insight.predictions import CONSUMER
 HELPS = 1.05
 """A setting is recommended if it gives so much more."""
 
+STARVED = 0.2
+"""Waiting for a core is told from such a share of the work on."""
+
 
 def told(document: Mapping[str, Any]) -> list[str]:
     """What limits, how long the consumer waits, and what would change it: a sentence or two each."""
@@ -42,6 +45,8 @@ def _waiting(run: Mapping[str, Any]) -> str:
     text = f"{run['waiting_share']:.0%} of the consumer's time is waiting for data."
     if run["gpu_dry_share"] is not None:
         text += f" The GPU had nothing left to do at {run['gpu_dry_share']:.0%} of the hand-overs."
+    if run["starved_share"] >= STARVED:
+        text += f" {run['starved_share']:.0%} of the work was waiting for a core: too many processes share them."
     return text
 
 

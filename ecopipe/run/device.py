@@ -44,14 +44,15 @@ def resolve(device: str | torch.device) -> torch.device:
     return found
 
 
-def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int, gauge: Gauge) -> Batch:
+def apply_stages(batch: Batch, stages: Sequence[DeviceStage], seed: int, gauge: Gauge | None = None) -> Batch:
     """A batch after the device stages. Errors are given the stage and the batch's number."""
     place = batch.place
     epoch, number = (place.epoch, place.number) if place else (0, 0)
     for stage in stages:
         try:
             with torch.no_grad():
-                made = gauge.around(stage.label, stage.apply, batch, Chance(seed, epoch, stage.label))
+                chance = Chance(seed, epoch, stage.label)
+                made = gauge.around(stage.label, stage.apply, batch, chance) if gauge else stage.apply(batch, chance)
         except (EcopipeError, torch.OutOfMemoryError):
             raise
         except Exception as error:

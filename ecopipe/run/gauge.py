@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from ecopipe.run.fetching import Made as MadeNear
-from ecopipe.run.metering import BatchTimes, Timed, clock_ns, rss_bytes, size_of, starved_ns
+from ecopipe.run.metering import BatchTimes, Timed, clock_ns, forget, rss_bytes, size_of, starved_ns
 from ecopipe.run.transport import pack, unpack
 from ecopipe.vocabulary.errors import ConfigError
 from ecopipe.vocabulary.meters import Tally
@@ -25,7 +25,7 @@ Made = TypeVar("Made")
 MOST = 20_000
 """Batches that a recording holds; further ones are only counted."""
 
-TRIED = 3
+TRIED = 2
 """Batches that are packed and unpacked once for their times where no worker does so."""
 
 
@@ -92,6 +92,7 @@ class Gauge:
         self._plan = Tally()
         self._stages: dict[str, Tally] = {}
         self._events: list[tuple[Tally, torch.cuda.Event, torch.cuda.Event]] = []
+        self._size = 0
         self._waited_ns = 0
         self._idle: bool | None = None
         self._cpu = self._starved = 0
@@ -105,6 +106,7 @@ class Gauge:
         if self.recording is not None:
             raise ConfigError("loader: a profile goes on already. Leave its 'with', or call its stop(), first.")
         self.recording = recording
+        forget()
         self._coming.clear()
         self._reset()
         self._cpu, self._starved = time.thread_time_ns(), starved_ns()
@@ -155,22 +157,21 @@ class Gauge:
         """The answers, less their times, which are kept while there is a recording."""
         while True:
             began, planned = clock_ns(), self._plan.wall.total_ns
-            answer = next(answers, None)
+            answer: Any = next(answers, None)
             if answer is None:
                 return
             got = clock_ns()
-            times = None
-            if isinstance(answer, Timed):
-                answer, times = answer.answer, answer.times
+            times = answer.times if isinstance(answer, Timed) else None
+            answer = answer.answer if isinstance(answer, Timed) else answer
             batch = answer.answer if isinstance(answer, MadeNear) else answer
             if self.recording is not None and isinstance(batch, Batch) and batch.place is not None:
                 self._waited_ns += got - began - (self._plan.wall.total_ns - planned)
                 if self.recording.workers == 0 and len(self.recording.tried) < TRIED:
                     self._try(batch)
-                self._stages = {}
+                self._stages, self._size = {}, size_of(batch)
                 place = batch.place.epoch, batch.place.number
                 self._coming[place] = Delivery(
-                    *place, len(batch["keys"]), size_of(batch), *_lengths(batch), times, got, self._stages
+                    *place, len(batch["keys"]), self._size, *_lengths(batch), times, got, self._stages
                 )
             yield answer
 
@@ -198,8 +199,9 @@ class Gauge:
             made = make(*given)
             tally.wall.add(clock_ns() - began)
             tally.cpu_ns += time.process_time_ns() - cpu
-        tally.bytes_in += size_of(given[0])
-        tally.bytes_out += size_of(made)
+        tally.bytes_in += self._size
+        self._size = size_of(made)
+        tally.bytes_out += self._size
         return made
 
     def ready(self) -> None:

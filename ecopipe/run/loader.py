@@ -53,7 +53,7 @@ class Loader:
 
     Args:
         pipeline: What to deliver.
-        workers: Worker processes, 0 for this one; never changes what is delivered. Default: the pipeline's tuning, or 0.
+        workers: Worker processes, 0 for none; never changes what is delivered. By default the pipeline's tuning, or 0.
         device: Where batches and device stages live: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         rank: This process among ``world_size``; both default to torch.distributed, then torchrun's environment.
         world_size: Number of ranks.
@@ -129,8 +129,7 @@ class Loader:
         self._ahead: Ahead | None = None
         if not isinstance(self.shards, OpenedItems) and (near := cache_for(self.shards, cache, cache_limit)):
             self._cache = near.cache
-            reads = pipeline.reads()
-            self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), reads)
+            self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), reads := pipeline.reads())
             if near.cache is not None:
                 host = HostRanks.here(self.rank, self.world_size)
                 first = workers * prefetch + 2  # so many are issued before the first is handed out
@@ -182,7 +181,7 @@ class Loader:
         """Begins to record, in any loop: see :class:`ecopipe.insight.profile.Profile`."""
         from ecopipe.insight.profile import Profile  # against the layers, as Pipeline.loader is
 
-        return Profile(self._gauge.start(Recording(self.workers, self.prefetch, self.device)), self.pipeline, self._gauge)
+        return Profile(Recording(self.workers, self.prefetch, self.device), self.pipeline, self._gauge)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
@@ -292,7 +291,8 @@ class Loader:
 
     def _made(self, turn: int, tasks: Iterator[Task]) -> Iterator[Batch]:
         tasks = self._gauge.tasks(tasks)
-        answers = self._pool.run(tasks) if self._pool is not None else map(partial(timed, self._maker), tasks)
+        maker = partial(timed, cast("Maker", self._maker))
+        answers = self._pool.run(tasks) if self._pool is not None else map(maker, tasks)
         made: Iterator[Any] = self._gauge.made(answers)
         while True:
             self._check_turn(turn)

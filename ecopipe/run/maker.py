@@ -224,14 +224,19 @@ class BatchMaker:
 
     def _sample(self, row: dict[str, Any], chances: Sequence[Chance]) -> Sample:
         def made() -> Sample:
-            return apply_stages(self._stages, chances, self._timed(READ, self._read, row), self._meter)
+            return apply_stages(self._stages, chances, self._timed(READ, self.raw, row), self._meter)
 
         if self._parts_in != "tokens" or ITEM in row:
             return made()
         which = row["path"], *(member["offset"] for member in row["members"]), *chances
         return self._recent.get(which, made).at(self._part(row), **{name: row[name] for name in self._given})
 
-    def _read(self, row: dict[str, Any]) -> Sample:
+    def raw(self, row: dict[str, Any]) -> Sample:
+        """The sample of an index row as it lies in its shard, before any stage.
+
+        Raises:
+            ShardError: A member cannot be read, or is not what was indexed.
+        """
         if (item := row.get(ITEM)) is not None:
             return Sample(row["key"], pickle.loads(item), shard=row["shard"], part=self._part(row))
         reads = self._reads

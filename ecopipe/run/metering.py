@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ecopipe.stages.columns import Columns
 from ecopipe.vocabulary.meters import Histogram, Tally
 
 if TYPE_CHECKING:
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 CLOSELY = 8
-"""Of so many calls of a stage one is measured closely: its time on a core, and its bytes."""
+"""Of so many calls of a stage, the time that one spends on a core is measured."""
+
+WEIGHED = 64
+"""Of so many calls of a stage, the bytes of one are counted."""
+
+ALIKE = 8
+"""Items from which on a list is taken to hold items of one size."""
 
 READ = "read"
-FETCH = "fetch"
 
 clock_ns = time.monotonic_ns
 _here = threading.local()
@@ -69,20 +75,35 @@ class Timed:
     times: BatchTimes
 
 
+@dataclass
+class _Close:
+    """What was found of a stage in this thread by looking closely: of so many calls, their time and that on a core; and
+    the bytes of some of them."""
+
+    calls: int = 0
+    took_ns: int = 1
+    on_core_ns: int = 0
+    weighed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
 class StageMeter:
     """Times calls by the name of the stage."""
 
     def __init__(self) -> None:
         self._walls: dict[str, list[int]] = {}
-        self._close: dict[str, list[int]] = {}
+        self._known: dict[str, _Close] = _here.__dict__.setdefault("known", {})
 
     def around(self, name: str, make: Callable[..., Made], *given: Any) -> Made:
         """``make(*given)``, timed; the bytes of the first thing given are what goes in."""
         walls = self._walls.get(name)
         if walls is None:
             walls = self._walls[name] = []
-            self._close[name] = [0, 0, 0, 0, 0]
-        if len(walls) % CLOSELY:
+            self._known.setdefault(name, _Close())
+        close = self._known[name]
+        close.calls += 1
+        if close.calls % CLOSELY != 1:
             began = clock_ns()
             made = make(*given)
             walls.append(clock_ns() - began)
@@ -91,23 +112,30 @@ class StageMeter:
         made = make(*given)
         took = clock_ns() - began
         walls.append(took)
-        on_core = time.thread_time_ns() - on_core
-        out = size_of(made)
-        found = (1, took, on_core, out if name == READ else size_of(given[0]), out)
-        self._close[name] = [before + more for before, more in zip(self._close[name], found, strict=True)]
+        close.on_core_ns += time.thread_time_ns() - on_core
+        close.took_ns += took
+        if close.calls % WEIGHED == 1:
+            out = size_of(made)
+            close.weighed += 1
+            close.bytes_out += out
+            close.bytes_in += out if name == READ else size_of(given[0])
         return made
 
     def tallies(self) -> dict[str, Tally]:
         """What each stage took, in the order of their first calls."""
         found = {}
         for name, walls in self._walls.items():
-            wall = Histogram()
+            wall, close = Histogram(), self._known[name]
             wall.add_all(walls)
-            calls, took, on_core, bytes_in, bytes_out = self._close[name]
-            more = len(walls) / max(calls, 1)
-            cpu = wall.total_ns * min(on_core / max(took, 1), 1.0)
-            found[name] = Tally(wall, cpu, bytes_in * more, bytes_out * more)
+            more = len(walls) / max(close.weighed, 1)
+            cpu = wall.total_ns * min(close.on_core_ns / close.took_ns, 1.0)
+            found[name] = Tally(wall, cpu, close.bytes_in * more, close.bytes_out * more)
         return found
+
+
+def forget() -> None:
+    """Begins anew with what is known of stages in this thread: those of another loader may have the same names."""
+    _here.__dict__.pop("known", None)
 
 
 def current() -> StageMeter | None:
@@ -163,8 +191,10 @@ def size_of(value: Any) -> int:
         return size
     if isinstance(value, Mapping):
         return sum(map(size_of, value.values()))
+    if isinstance(value, Columns):  # members that are still in their shards are nowhere else yet
+        return size_of(value.fields)
     if isinstance(value, list | tuple):
-        if len(value) > CLOSELY and not isinstance(value[0], Mapping):  # numbers or texts: all alike
+        if len(value) > ALIKE and not isinstance(value[0], Mapping):  # numbers or texts: all alike
             return size_of(value[0]) * len(value) if not isinstance(value[0], int | float) else 8 * len(value)
         return sum(map(size_of, value))
     return 8 if isinstance(value, int | float) else 0

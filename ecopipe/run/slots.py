@@ -3,7 +3,7 @@
 A slot is an anonymous file that both have mapped. Its first byte says whether the consumer holds what the worker last
 sent in it: the worker sets it before it sends, and the consumer clears it when no tensor of it is left. So nothing is
 written to while somebody holds it, and neither ever waits for the other. When all slots are held a new one is made, and
-beyond ``MOST`` the oldest is given up to whoever holds it: a consumer that keeps all batches keeps each in memory of its
+beyond ``MOST`` the oldest is given up to whoever holds it: a consumer that keeps all batches has each in memory of its
 own, as without slots. No file has a name, so nothing is left behind by a process that is killed.
 """
 

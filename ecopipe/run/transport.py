@@ -3,7 +3,7 @@
 A file holds the sizes of the buffers (tensors, arrays, Arrow columns), the pickle of everything else, and the buffers,
 each at a multiple of 64 bytes, but for those that are in slots (:mod:`ecopipe.run.slots`)::
 
-    count | bytes of the pickle | count x (size, slot or 0) | pickle | buffer | ...      (numbers: uint64, little endian)
+    count | bytes of the pickle | count x (size, slot or 0) | pickle | buffer | ...     (numbers: uint64, little endian)
 
 The receiver maps the file: what it gets shares that memory, and the memory lives as long as some tensor of it. No file
 has a name, so nothing is left behind by a process that is killed. A message on the socket is 16 bytes and a descriptor

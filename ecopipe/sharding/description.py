@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from ecopipe.sharding.staging import QUARANTINE
 from ecopipe.sharding.tasks import Done
 from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files, remote
-from ecopipe.storage.publish import publish_file
+from ecopipe.storage.publish import explained, publish_file
 from ecopipe.vocabulary.errors import IndexFileError, OutputError
 
 FILE_NAME = "dataset.json"
@@ -92,6 +95,10 @@ class Description:
             "fingerprint": plan.fingerprint,
             "sha256": {one.shard.name: one.shard.sha256 for one in done},
         }
+        with _alone(self._out):
+            self._write(corpus, source, {plan.split: {**asdict(summary), "provenance": provenance}})
+
+    def _write(self, corpus: Corpus, source: str, entry: Mapping[str, Any]) -> None:
         self._told = {
             "name": corpus.name,
             "version": corpus.version,
@@ -99,7 +106,7 @@ class Description:
             "classes": list(corpus.classes),
             "splits": {
                 **read_description(self._out).get("splits", {}),
-                plan.split: {**asdict(summary), "provenance": provenance},
+                **entry,
             },
         }
         text = json.dumps(self._told, indent=2, sort_keys=True) + "\n"
@@ -111,6 +118,22 @@ class Description:
             return
         with publish_file(Path(self._out) / FILE_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _alone(out: str) -> Iterator[None]:
+    """For the length of a with block no other run changes what a local dataset.json says of other splits."""
+    if files.is_url(out):
+        yield
+        return
+    with explained(Path(out)):
+        folder = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
 from typing import Any, TypeVar
 
 from ecopipe.vocabulary.errors import WorkerError
@@ -54,7 +56,42 @@ def run_local(
         yield from _in_processes(function, tasks, note, workers)
         return
     for task in tasks:
-        yield function(task, note)
+        with _interruptible(note) as told:
+            done = function(task, told)
+        yield done
+
+
+@contextlib.contextmanager
+def _interruptible(note: Note) -> Iterator[Note]:
+    """Keeps Ctrl-C and SIGTERM until the sample in work is done; a second one acts at once. What a handler raises
+    while C code calls back into Python (libsndfile reads so) is printed and lost, and the run would go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield note
+        return
+    kept: list[int] = []
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: handler for number, handler in found.items() if callable(handler)}
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        kept.append(number)
+        if len(kept) > 1:
+            before[number](number, frame)
+
+    def told(samples: int, size: int, bad: int) -> None:
+        note(samples, size, bad)
+        if kept:
+            before[kept[0]](kept[0], None)
+
+    for number in before:
+        signal.signal(number, keep)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if kept:
+        before[kept[0]](kept[0], None)
 
 
 def _in_processes(function: Callable[[T, Note], R], tasks: Sequence[T], note: Note, workers: int) -> Iterator[R]:

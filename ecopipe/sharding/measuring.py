@@ -116,7 +116,11 @@ def _value(name: str, stages: Sequence[SampleStage], sample: Sample) -> int | fl
             stages[-1].label, sample.key, sample.shard,
             f"gives {field!r} as {type(value).__name__}, and a measure is a number, or has a length",
         )  # fmt: skip
-    return value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SampleError(
+            stages[-1].label, sample.key, sample.shard, f"gives {field!r} = {value}, which no column of int64 holds"
+        )
+    return int(value) if isinstance(value, bool) else value
 
 
 def _write(target: str, old: IndexFile, corpus: Sharded, columns: dict[str, pa.Array]) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ecopipe.datasets.corpus import Corpus
+from ecopipe.datasets.corpus import Corpus, RawSample
 from ecopipe.formats import index as index_format
 from ecopipe.formats.measures import MEASURES
 from ecopipe.formats.tar import sample_size
 from ecopipe.sharding.limits import Limits
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.writer import Record
-from ecopipe.vocabulary.errors import ConfigError, DataError
+from ecopipe.vocabulary.errors import ConfigError, CorpusError, DataError
 from ecopipe.vocabulary.randomness import Chance
 
 TRIALS = 64
@@ -38,6 +38,7 @@ class ShardPlan:
 
     ``order``: int64 [N], places in the order of writing; shard t takes ``order[bounds[t]:bounds[t + 1]]``.
     ``columns``: columns of the index beside the measures. ``fingerprint`` names all that decides the bytes.
+    ``twice``: the places whose key an earlier place has.
     """
 
     split: str
@@ -45,6 +46,7 @@ class ShardPlan:
     bounds: npt.NDArray[np.int64]
     columns: Mapping[str, str]
     fingerprint: str
+    twice: frozenset[int] = frozenset()
 
     @property
     def tasks(self) -> int:
@@ -114,16 +116,13 @@ def plan_shards(
         order = Chance(seed, 0, "shard").draws(split).permutation(count)
     trials, columns = _try(corpus, split, recipe, sizes)
     expected = trials.bytes_of(sizes)
-    needed = limits.shards or _needed(trials, expected, limits)
-    weights = np.ones(count) if limits.max_count is not None else expected[order]
-    ends = np.cumsum(weights)
-    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, needed) / needed * (1 - 1e-12)) + 1
-    bounds = np.unique(np.concatenate([[0], np.minimum(cuts, count - 1), [count]])).astype(np.int64)
+    bounds = _cut(expected[order], limits, _needed(trials, expected, limits))
+    samples, twice = _digest_samples(corpus, split, sizes)
     described = {
         "version": [VERSION, index_format.VERSION],
         "corpus": [corpus.name, corpus.version, list(corpus.classes), dict(options or {})],
         "split": split,
-        "samples": _digest_samples(corpus, split, sizes),
+        "samples": samples,
         "recipe": recipe.identity(),
         "limits": asdict(limits),
         "bounds": hashlib.blake2b(bounds.tobytes(), digest_size=8).hexdigest(),
@@ -131,7 +130,7 @@ def plan_shards(
         "shuffle": seed if shuffle else None,
     }
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return ShardPlan(split, order, bounds, columns, digest)
+    return ShardPlan(split, order, bounds, columns, digest, twice)
 
 
 def _try(corpus: Corpus, split: str, recipe: Recipe, sizes: npt.NDArray[np.int64]) -> tuple[_Trials, dict[str, str]]:
@@ -139,7 +138,7 @@ def _try(corpus: Corpus, split: str, recipe: Recipe, sizes: npt.NDArray[np.int64
     trials, columns = _Trials(), dict(corpus.columns)
     for place in np.unique(np.linspace(0, len(sizes) - 1, TRIALS).astype(np.int64)).tolist():
         try:
-            record = recipe.apply(corpus.sample(split, place), corpus.columns)
+            record = recipe.apply(read_sample(corpus, split, place), corpus.columns)
         except DataError:
             continue  # it is met again, and told then
         trials.listed.append(int(sizes[place]))
@@ -165,20 +164,82 @@ def _text(columns: Mapping[str, str]) -> set[str]:
     return {name for name, kind in columns.items() if kind in ("string", "large_string")}
 
 
+def _cut(expected: npt.NDArray[np.float64], limits: Limits, needed: int) -> npt.NDArray[np.int64]:
+    """int64 [shards + 1]: where shards of nearly equal size begin and end; where such are over a limit, because few
+    samples are large, shards that are filled one after another.
+
+    Args:
+        expected: float64 [N]: bytes of the samples, in the order of writing.
+        limits: How large shards may become.
+        needed: How many shards would keep them if all samples were alike.
+    """
+    count = len(expected)
+    weights = np.ones(count) if limits.max_count is not None else expected
+    if limits.shards is not None:
+        return _equal(weights, limits.shards)
+    bounds = _equal(weights, needed)
+    if _are_within(bounds, expected, limits):
+        return bounds
+    ends = np.concatenate([[0.0], np.cumsum(expected)])
+    filled = [0]
+    while (start := filled[-1]) < count:
+        end = int(np.searchsorted(ends, ends[start] + limits.max_bytes, side="right")) - 1
+        filled.append(min(max(end, start + 1), start + (limits.max_count or count), count))
+    bounds = _equal(weights, len(filled) - 1)
+    return bounds if _are_within(bounds, expected, limits) else np.array(filled, np.int64)
+
+
+def _equal(weights: npt.NDArray[np.float64], shards: int) -> npt.NDArray[np.int64]:
+    ends = np.cumsum(weights)
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, shards) / shards * (1 - 1e-12)) + 1
+    found = np.unique(np.concatenate([[0], np.minimum(cuts, len(weights) - 1), [len(weights)]]))
+    return found.astype(np.int64)
+
+
+def _are_within(bounds: npt.NDArray[np.int64], expected: npt.NDArray[np.float64], limits: Limits) -> bool:
+    """Whether no shard of more than one sample is over the limits on bytes and count."""
+    counts = np.diff(bounds)
+    over = np.add.reduceat(expected, bounds[:-1]) > limits.max_bytes
+    if limits.max_count is not None:
+        over |= counts > limits.max_count
+    return not bool((over & (counts > 1)).any())
+
+
 def _needed(trials: _Trials, expected: npt.NDArray[np.float64], limits: Limits) -> int:
     """How many shards keep the limits, by what the trials told."""
     count, written = len(expected), float(expected.sum())
     needed = [written / (limits.max_bytes * SLACK)]
-    if trials.kept and limits.max_count is not None:
-        needed.append(sum(trials.kept) / len(trials.kept) * count / limits.max_count)
+    if limits.max_count is not None:  # of those that are read: where the ones that a Where keeps lie is not known
+        needed.append(count / limits.max_count)
     if sum(trials.written) and limits.max_duration_s is not None:
         duration_s = sum(trials.duration_s) / sum(trials.written) * written
         needed.append(duration_s / (limits.max_duration_s * SLACK))
     return min(max(1, math.ceil(max(needed) - 1e-9)), count)
 
 
-def _digest_samples(corpus: Corpus, split: str, sizes: npt.NDArray[np.int64]) -> str:
-    state = hashlib.blake2b(sizes.tobytes(), digest_size=16)
+def _digest_samples(corpus: Corpus, split: str, sizes: npt.NDArray[np.int64]) -> tuple[str, frozenset[int]]:
+    """A digest of all sizes and keys; and the places whose key an earlier place has. 8 bytes a key are held."""
+    hashed = bytearray()
     for place in range(len(sizes)):
-        state.update(corpus.key(split, place).encode() + b"\0")
-    return state.hexdigest()
+        hashed += hashlib.blake2b(corpus.key(split, place).encode(), digest_size=8).digest()
+    state = hashlib.blake2b(sizes.tobytes(), digest_size=16)
+    state.update(hashed)
+    hashes = np.frombuffer(hashed, np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    return state.hexdigest(), frozenset(order[alike + 1].tolist())
+
+
+def read_sample(corpus: Corpus, split: str, place: int) -> RawSample:
+    """A sample of a corpus.
+
+    Raises:
+        DataError: It is bad, or its file cannot be read.
+    """
+    try:
+        return corpus.sample(split, place)
+    except OSError as error:  # told here, where it is known to be the source's
+        raise CorpusError(
+            f"{error.filename or corpus.path} cannot be read: {error.strerror or error}. Check the disk, then try "
+            "again."
+        ) from error

@@ -79,14 +79,33 @@ class Staging(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, index: Path, quarantine: Path | None) -> None:
-        """Publishes the split with its index."""
+        """Publishes the split with its index. What was kept of its tasks stays known until :meth:`clear`."""
 
-    def _check_plan(self, told: str, fingerprint: str) -> None:
-        if json.loads(told).get("fingerprint") != fingerprint:
-            raise OutputError(
-                f"{self.where}: an unfinished run wrote here with other settings, or of another corpus. Go on with its "
-                "own command, or begin anew with --overwrite."
-            )
+    @abc.abstractmethod
+    def is_published(self, fingerprint: str) -> bool:
+        """Whether this plan's split was published by a run that ended before it could :meth:`clear`."""
+
+    @abc.abstractmethod
+    def clear(self) -> None:
+        """Removes what is not needed any more, once the split is published and described."""
+
+    def tidy(self, fingerprint: str) -> None:
+        """Clears what a run left that ended between describing the split and :meth:`clear`."""
+        if self.is_published(fingerprint):
+            self.clear()
+
+    def _is_other(self, told: str, fingerprint: str) -> bool:
+        """Whether what a plan's file tells is of another plan, or not to be read."""
+        try:
+            return bool(json.loads(told).get("fingerprint") != fingerprint)
+        except (ValueError, AttributeError):
+            return True
+
+    def _refuse(self, remedy: str) -> OutputError:
+        return OutputError(
+            f"{self.where}: an unfinished run wrote here with other settings, or of another corpus. Go on with its "
+            f"own command, or {remedy}."
+        )
 
 
 class LocalStaging(Staging):
@@ -137,14 +156,16 @@ class LocalStaging(Staging):
 
     def _enter(self, fingerprint: str) -> None:
         plan = self._root / _PLAN
-        if plan.exists():
-            try:
-                self._check_plan(plan.read_text(encoding="utf-8"), fingerprint)
-            except (OutputError, ValueError):
-                if not self._replace:
-                    raise
-                for left in (plan, self._shards, self._tasks):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        if self.is_published(fingerprint):
+            return
+        if plan.exists() and not self.is_begun(fingerprint):
+            if not self._replace:
+                raise self._refuse("begin anew with --overwrite")
+            plan.unlink()
+        if not plan.exists():  # without it nobody knows whose these are
+            for left in (self._tasks, self._shards):
+                if left.exists():
+                    shutil.rmtree(left)
         for folder in (self._shards, self._tasks):
             folder.mkdir(exist_ok=True)
         for left in self._root.iterdir():
@@ -155,7 +176,12 @@ class LocalStaging(Staging):
 
     def is_begun(self, fingerprint: str) -> bool:
         plan = self._root / _PLAN
-        return plan.is_file() and json.loads(plan.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
+        return plan.is_file() and not self._is_other(plan.read_text(encoding="utf-8", errors="replace"), fingerprint)
+
+    def is_published(self, fingerprint: str) -> bool:
+        if self._shards.exists() or not self.is_begun(fingerprint):
+            return False
+        return 0 < len(list(self._tasks.glob("*.json"))) == len(self.kept())
 
     @contextlib.contextmanager
     def workplace(self, task: int) -> Iterator[Path]:
@@ -172,10 +198,16 @@ class LocalStaging(Staging):
 
     def kept(self) -> dict[int, Mapping[str, Any]]:
         found = {}
+        folder = self._shards if self._shards.exists() else self._place  # renamed as it was published
         for path in sorted(self._tasks.glob("*.json")):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            shard = self._shards / told["shard"]["name"]
-            if shard.is_file() and shard.stat().st_size == told["shard"]["size"]:
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: its shard is written anew
+                continue
+            shard = folder / told["shard"]["name"]
+            if not shard.is_file() or shard.stat().st_size != told["shard"]["size"]:
+                continue
+            if (self._tasks / self.index_name(told["task"])).is_file():
                 found[told["task"]] = told
         return found
 
@@ -188,8 +220,20 @@ class LocalStaging(Staging):
             os.replace(index, self._shards / index_format.FILE_NAME)
             if quarantine is not None:
                 os.replace(quarantine, self._shards / QUARANTINE)
+            else:
+                (self._shards / QUARANTINE).unlink(missing_ok=True)
             put_in_place(self._shards, self._place, replace=self._replace, check=self._check)
-            shutil.rmtree(self._root, ignore_errors=True)
+
+    def clear(self) -> None:
+        going = self._place.with_name(f"{PREFIX}{secrets.token_hex(4)}-{self._place.name}")  # a sweep removes it too
+        with contextlib.suppress(OSError):
+            os.rename(self._root, going)
+            shutil.rmtree(going, ignore_errors=True)
+
+    def tidy(self, fingerprint: str) -> None:
+        super().tidy(fingerprint)
+        with contextlib.suppress(OSError):  # nothing has to be written here
+            sweep(self._place)
 
 
 class RemoteStaging(Staging):
@@ -208,15 +252,18 @@ class RemoteStaging(Staging):
     @contextlib.contextmanager
     def begun(self, fingerprint: str) -> Iterator[None]:
         plan = files.join(self._root, _PLAN)
-        if files.exists(plan):
-            self._check_plan(_read_text(plan), fingerprint)
-        else:
+        if not files.exists(plan):
             _write_text(plan, json.dumps({"fingerprint": fingerprint}))
+        elif self._is_other(_read_text(plan), fingerprint):
+            raise self._refuse(f"remove {self._root}")
         yield
 
     def is_begun(self, fingerprint: str) -> bool:
         plan = files.join(self._root, _PLAN)
-        return files.exists(plan) and json.loads(_read_text(plan)).get("fingerprint") == fingerprint
+        return files.exists(plan) and not self._is_other(_read_text(plan), fingerprint)
+
+    def is_published(self, fingerprint: str) -> bool:
+        return files.exists(files.join(self.where, index_format.FILE_NAME)) and self.is_begun(fingerprint)
 
     @contextlib.contextmanager
     def workplace(self, task: int) -> Iterator[Path]:
@@ -251,8 +298,14 @@ class RemoteStaging(Staging):
         if quarantine is not None:
             remote.put_file(quarantine, files.join(self.where, QUARANTINE))
         remote.put_file(index, files.join(self.where, index_format.FILE_NAME))
+
+    def clear(self) -> None:
+        plan = files.join(self._root, _PLAN)  # last: while it is there, the next run goes on with this
         for left in files.find(files.join(self._root, "*")):
-            remote.remove(left)
+            if files.base_name(left) != _PLAN:
+                remote.remove(left)
+        if files.exists(plan):
+            remote.remove(plan)
 
 
 def _write(path: Path, text: str) -> None:

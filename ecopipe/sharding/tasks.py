@@ -14,7 +14,7 @@ from ecopipe.formats.index import IndexWriter
 from ecopipe.formats.measures import MEASURES
 from ecopipe.pipeline.bad_samples import SHARE_OVER, BadSamples
 from ecopipe.sharding.local import Note
-from ecopipe.sharding.planning import ShardPlan
+from ecopipe.sharding.planning import ShardPlan, read_sample
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.staging import Staging
 from ecopipe.sharding.writer import Record, ShardFile, ShardWriter, SplitSummary
@@ -120,8 +120,10 @@ def _records(job: Job, task: int, bad: list[BadRecord]) -> Iterator[Record | Non
 
 
 def _make(job: Job, place: int) -> Record | DataError | None:
+    if place in job.plan.twice:
+        return twice(job.corpus.key(job.plan.split, place))
     try:
-        record = job.recipe.apply(job.corpus.sample(job.plan.split, place), job.corpus.columns)
+        record = job.recipe.apply(read_sample(job.corpus, job.plan.split, place), job.corpus.columns)
         return record if record is None else _fitting(record, job.plan.columns)
     except DataError as error:
         if _is_gone(job.corpus):
@@ -130,6 +132,13 @@ def _make(job: Job, place: int) -> Record | DataError | None:
                 "mounted?), and run the same command again: it goes on with what is left to do."
             ) from error
         return error
+
+
+def twice(key: str) -> CorpusError:
+    """The error of a sample whose key an earlier one has."""
+    return CorpusError(
+        f"sample {key!r}: another sample has this key, and a key names one sample. Rename one, or leave it out."
+    )
 
 
 def _fitting(record: Record, columns: Mapping[str, str]) -> Record:

@@ -18,7 +18,7 @@ from ecopipe.sharding.local import Note, run_local
 from ecopipe.sharding.planning import plan_shards
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.staging import LocalStaging, RemoteStaging, Staging
-from ecopipe.sharding.tasks import BadRecord, Done, Job, check_share, run_task
+from ecopipe.sharding.tasks import Done, Job, check_share, run_task, twice
 from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files
 from ecopipe.storage.publish import explained
@@ -98,30 +98,42 @@ def write_corpus(
         split: plan_shards(corpus, split, recipe=recipe, limits=limits, shuffle=shuffle, seed=seed, options=options)
         for split in chosen
     }
+    if bad_samples.policy == "raise":
+        for plan in plans.values():
+            for place in sorted(plan.twice)[:1]:
+                raise twice(corpus.key(plan.split, place))
+    staged = {split: _staging(out, split, replace=overwrite) for split in chosen}
     there = [split for split in chosen if files.exists(files.join(out, split))]
     finished = [] if overwrite else [split for split in there if description.holds(split, plans[split].fingerprint)]
     missing = [split for split in chosen if split not in there]
     for split in chosen:
-        if split not in finished:
+        if split not in finished and not staged[split].is_published(plans[split].fingerprint):
             check_replaceable(out, split, overwrite=overwrite, missing=missing)
     written: dict[str, SplitSummary] = {}
     with ExitStack() as cluster:  # connected to once for all splits
         for split in chosen:
+            plan, staging = plans[split], staged[split]
             if split in finished:
+                staging.tidy(plan.fingerprint)
                 written[split] = description.summary(split)
                 continue
-            staging = _staging(out, split, replace=overwrite)
-            job = Job(corpus, plans[split], recipe, staging, bad_samples)
-            with staging.begun(job.plan.fingerprint):
-                done = _run(job, progress or _silent, workers, engine, ray_address, cluster)
-                written[split] = _finish(job, done)
+            job = Job(corpus, plan, recipe, staging, bad_samples)
             about = {
                 "limits": limits,
                 "recipe": recipe,
                 "shuffle": seed if shuffle else None,
                 "bad_samples": bad_samples,
+                "options": dict(options or {}),
             }
-            description.enter(corpus, source, job.plan, done, written[split], {**about, "options": dict(options or {})})
+            with staging.begun(plan.fingerprint):
+                if staging.is_published(plan.fingerprint):  # by a run that was killed before it said so
+                    done = _kept(job)
+                else:
+                    done = _run(job, progress or _silent, workers, engine, ray_address, cluster)
+                    _publish(job, done)
+                written[split] = _summed(done)
+                description.enter(corpus, source, plan, done, written[split], about)
+                staging.clear()
     return written
 
 
@@ -149,10 +161,11 @@ def _run(
     job: Job, progress: Progress, workers: int, engine: str, ray_address: str | None, cluster: ExitStack
 ) -> list[Done]:
     """What all tasks of a split wrote, in order; those that an earlier run did are not run again."""
-    done = {task: Done.from_json(told) for task, told in job.staging.kept().items()}
-    total = SplitSummary()
-    for one in done.values():
-        total.add(one.summary)
+    done = {one.task: one for one in _kept(job)}
+    if job.bad_samples.policy == "raise":
+        done = {task: one for task, one in done.items() if not one.bad}
+    total = _summed(list(done.values()))
+    last = next((one.bad[-1] for one in done.values() if one.bad), None)
     left = [task for task in range(job.plan.tasks) if task not in done]
     before = sum(len(job.plan.places(task)) for task in done)
     note = progress(job.plan.split, len(job.plan.order), before)
@@ -160,9 +173,23 @@ def _run(
         for one in ended:
             done[one.task] = one
             total.add(one.summary)
-            last: BadRecord | None = one.bad[-1] if one.bad else None
+            last = one.bad[-1] if one.bad else last
             check_share(job.bad_samples, total, last)
+    check_share(job.bad_samples, total, last)
     return [done[task] for task in sorted(done)]
+
+
+def _kept(job: Job) -> list[Done]:
+    """What earlier runs wrote, in order."""
+    kept = job.staging.kept()
+    return [Done.from_json(kept[task]) for task in sorted(kept)]
+
+
+def _summed(done: Sequence[Done]) -> SplitSummary:
+    summary = SplitSummary()
+    for one in done:
+        summary.add(one.summary)
+    return summary
 
 
 def _engine(
@@ -175,21 +202,17 @@ def _engine(
     return run_local(partial(run_task, job), tasks, note, workers)
 
 
-def _finish(job: Job, done: Sequence[Done]) -> SplitSummary:
+def _publish(job: Job, done: Sequence[Done]) -> None:
     """Puts the index together, and publishes the split."""
-    summary = SplitSummary()
     with explained(Path(job.staging.where)), job.staging.workplace(job.plan.tasks) as folder:
         path = folder / "index.arrow"
         _join_indexes(job, done, path)
-        for one in done:
-            summary.add(one.summary)
         bad = [record for one in done for record in one.bad]
         quarantine = folder / "quarantine.jsonl"
         lines = (json.dumps({"key": record.key, "error": record.error}, ensure_ascii=False) + "\n" for record in bad)
         if bad:
             quarantine.write_text("".join(lines), encoding="utf-8")
         job.staging.finish(path, quarantine if bad else None)
-    return summary
 
 
 def _join_indexes(job: Job, done: Sequence[Done], path: Path) -> None:

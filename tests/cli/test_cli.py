@@ -200,7 +200,7 @@ def test_misuse_of_shard(tmp_path: Path, corpora: Path) -> None:
         tmp_path / "o",
         "--max-bytes",
         "lots",
-        message="'lots': write a number and a unit",
+        message="--max-bytes: 'lots' is no size in bytes",
     )
     fails("shard", "imdb", corpora / "imdb", tmp_path / "o", "--split", "trian", message="Did you mean 'train'?")
     fails("shard", "imdb", corpora / "imdb", tmp_path / "o", "--storage", "raw", message="--storage is for cifar10")

@@ -37,6 +37,8 @@ def test_rows_are_those_of_the_table():
     assert taken.to_pylist() == expected.to_pylist() and len(taken) == taken.num_rows == 4
     for name in taken.column_names:
         assert taken[name].to_pylist() == expected[name].to_pylist()
+    assert taken.shard_names() == tuple(expected["shard"].to_pylist())
+    assert (taken.sum("duration_s"), taken.sum("label")) == (0.0, 5)
     assert set(taken.column_names) == set(rows.schema.names)
     assert set(taken.select(["key"]).column_names) == {"key", "shard", "path", "members"}
 

@@ -19,6 +19,7 @@ from ecopipe.formats.index import IndexWriter
 from ecopipe.formats.measures import measure
 from ecopipe.insight.digest import Digest
 from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.run.columns import Gathered
 from ecopipe.sharding.writer import Record, ShardWriter
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.columns import Columns, Memory
@@ -91,19 +92,23 @@ def pipeline(folder, *, by_columns=True, mode="rgb", keep=("name", "weight", "wi
 
 def delivered(pipe, **settings):
     """What two epochs give, as one digest with the dtypes, and the faults."""
-    digest, faults, strides = Digest(), [], set()
     with pipe.loader(**settings) as loader:
-        for _ in range(2):
-            for batch in loader:
-                assert list(batch) == ["keys", "image", "targets", *pipe.collate.keep]
-                digest.add(batch)
-                faults.append(batch.place.faults)
-                strides.add(batch["image"].is_contiguous())
+        return _two_epochs(loader)
+
+
+def _two_epochs(loader):
+    digest, faults, strides = Digest(), [], set()
+    for _ in range(2):
+        for batch in loader:
+            assert list(batch) == ["keys", "image", "targets", *loader.pipeline.collate.keep]
+            digest.add(batch)
+            faults.append(batch.place.faults)
+            strides.add(batch["image"].is_contiguous())
     assert strides == {True}
     return digest.hexdigest(), faults
 
 
-def refuse(self, sample, chance):
+def refuse(self, *_):
     raise RuntimeError("sample by sample")
 
 
@@ -118,6 +123,24 @@ def test_the_same_as_sample_by_sample(tmp_path, monkeypatch, stored, mode):
         monkeypatch.setattr(DecodeImage, "apply", refuse)
     for verify in ("crc", "off"):
         assert delivered(fast, verify=verify) == slow
+
+
+def test_what_is_stored_as_it_is_to_be_is_copied_once(tmp_path, monkeypatch):
+    folder = write(tmp_path / "shards", "planar")
+    slow = [delivered(pipeline(folder, by_columns=False), epoch=epoch) for epoch in (0, 2)]
+    with pipeline(folder).loader() as loader:
+        assert _two_epochs(loader) == slow[0]
+        monkeypatch.setattr(DecodeImage, "_by_rows", refuse)
+        monkeypatch.setattr(Gathered, "__getitem__", refuse)  # by now nothing but pixels is looked at
+        assert _two_epochs(loader) == slow[1]
+
+
+def test_shards_by_path_in_a_cache_give_the_same(tmp_path):
+    folder = write(tmp_path / "shards", "planar")
+    expected = delivered(pipeline(folder))
+    for workers in (0, 1):
+        assert delivered(pipeline(folder), cache=tmp_path / "cache", workers=workers) == expected
+    assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
 
 def test_the_pixels_are_those_of_the_key(tmp_path):

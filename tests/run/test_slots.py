@@ -108,9 +108,8 @@ def test_an_array_is_sent_without_a_copy_once():
     assert all(other.ctypes.data != array.ctypes.data for other in again if other is not None)  # it is still held here
     at = array.ctypes.data
     del array, again
-    assert at in {both.lender.empty(SIZE).ctypes.data for _ in range(1)} | {  # type: ignore[union-attr]
-        slot.memory.ctypes.data + 64 for slot in both.lender._slots.values() if slot.is_idle
-    }
+    now = [both.lender.empty(SIZE) for _ in range(4)]
+    assert at in {other.ctypes.data for other in now if other is not None}
 
 
 def test_two_views_of_an_array_are_two_values():
@@ -154,13 +153,13 @@ def test_without_more_files_values_go_as_without_slots(monkeypatch):
 
 def test_what_a_forked_child_may_hold_is_not_used_again():
     both = Both()
-    come = both.sent(filled(1))
+    come = both.sent(filled(1)).numpy()  # torch's threads are not there in a child
     read, write_ = os.pipe()
     child = os.fork()
     if not child:
         os.close(write_)
         os.read(read, 1)
-        os._exit(0 if int(come.sum()) == SIZE else 1)
+        os._exit(0 if (come == 1).all() else 1)
     os.close(read)
     del come
     later = [both.sent(filled(number)) for number in range(2, 8)]
@@ -213,8 +212,9 @@ def copies(batches: Iterator[Any]) -> list[torch.Tensor]:
     return [batch["image"].clone() for batch in batches]
 
 
-@pytest.mark.parametrize("by_columns", [True, False])
-@pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("context", "by_columns"), [("fork", True), ("fork", False), ("forkserver", True), ("spawn", True)]
+)
 def test_batches_that_are_kept_stay_as_they_were(folder, context, by_columns):
     pipe = pipeline(folder, by_columns=by_columns)
     with pipe.loader() as loader:

@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 
 from ecopipe.cli.main import app
 from ecopipe.datasets.shards import opened, verify_folder
-from ecopipe.vocabulary.errors import EcopipeError
+from ecopipe.sharding.measuring import _value
+from ecopipe.stages.foreign import Map
+from ecopipe.vocabulary.errors import EcopipeError, SampleError
+from ecopipe.vocabulary.sample import Sample
 
 from .test_recipe import rows
 from .test_write import tree
@@ -125,3 +128,14 @@ def test_reshard_tells_what_cannot_be(imdb: Path, tmp_path: Path) -> None:
         file.write(b"\x00\x01\x02")
     assert "its CRC-32 differs" in run("reshard", imdb, "--out", out, code=2)
     assert not (out / "train").exists()
+
+
+@pytest.mark.parametrize(("value", "kept"), [(True, 1), (2**62, 2**62), (1.5, 1.5), (2**70, None)])
+def test_a_measure_is_what_a_column_holds(value: float, kept: float | None) -> None:
+    stage = Map(lambda text: value, field="txt", into="asked")
+    sample = Sample("a", {"txt": b"text"})
+    if kept is None:
+        with pytest.raises(SampleError, match="which no column of int64 holds"):
+            _value("asked", (stage,), sample)
+    else:
+        assert (_value("asked", (stage,), sample), type(_value("asked", (stage,), sample))) == (kept, type(kept))

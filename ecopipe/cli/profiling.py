@@ -1,0 +1,218 @@
+"""``ecopipe profile`` and ``ecopipe tune``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from ecopipe.cli.progress import stderr
+from ecopipe.cli.streaming import open_source
+from ecopipe.insight import profile_words
+from ecopipe.insight.profile import Profile
+from ecopipe.insight.profile_codecs import codecs
+from ecopipe.insight.trace import write_trace
+from ecopipe.insight.tuning import Trial, taken, tune, tuned_text
+from ecopipe.pipeline.document import read_text
+from ecopipe.pipeline.toml import load, parse_override
+from ecopipe.pipeline.tuning import Tuning
+from ecopipe.plan.mixed import Opened
+from ecopipe.run.loader import Loader
+from ecopipe.storage.files import is_url
+from ecopipe.storage.publish import publish_file
+from ecopipe.storage.sizes import parse_bytes
+
+COLD = 0.25
+"""The part of the time that the cold run gets."""
+
+WIDE = 120
+"""Columns that the table needs."""
+
+
+def profile(
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    workers: int | None,
+    prefetch: int | None,
+    seconds: float,
+    consumer_ms: float,
+    device: str,
+    trace: Path | None,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Profiles a pipeline file, cold and then warm, and prints what was found; gives the document of the warm run, with
+    ``cold`` (the ``run`` of the cold one) and ``codecs`` beside."""
+    pipeline = load(file, dict(parse_override(text) for text in overrides))
+    shards = open_source(pipeline)
+    settings: dict[str, Any] = {"workers": workers, "prefetch": prefetch, "device": device, "shards": shards}
+    dropped = drop_from_memory(shards)
+    with Loader(pipeline, **settings) as loader:
+        cold = _run(loader, COLD * seconds, consumer_ms / 1e3)
+    with Loader(pipeline, **settings) as loader:
+        warm = _run(loader, (1 - COLD) * seconds, consumer_ms / 1e3)
+        document = warm.as_json() | {"codecs": codecs(loader, warm.model, warm.recording)}
+    document |= {"pipeline": str(file), "cold": cold.as_json()["run"] | {"files_dropped": dropped}}
+    document["words"] = profile_words.told(document)
+    if trace is not None:
+        write_trace(warm.recording, trace)
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print(document)
+    return document
+
+
+def _run(loader: Loader, seconds: float, consumer_s: float) -> Profile:
+    with loader.profile() as found:
+        for _ in taken(loader, seconds, consumer_s):
+            pass
+    return found
+
+
+def drop_from_memory(shards: Opened) -> int:
+    """Asks the system to forget what it keeps in memory of shards on disk; the number of those it was asked for."""
+    count = 0
+    for part in getattr(shards, "parts", {}).values():
+        for path in part.shards["path"].to_pylist() if hasattr(part, "shards") else ():
+            with contextlib.suppress(OSError, AttributeError):
+                if not is_url(path):
+                    descriptor = os.open(path, os.O_RDONLY)
+                    try:
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                        count += 1
+                    finally:
+                        os.close(descriptor)
+    return count
+
+
+def _print(document: dict[str, Any]) -> None:
+    console = Console()
+    for sentence in document["words"]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+    console = Console(width=max(console.width, WIDE))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("stage", "where", "items/s", "self, s", "share", "p50", "p95", "p99", "per", "in", "out", "if free"):
+        table.add_column(title, justify="left" if title in ("stage", "where", "per") else "right", no_wrap=True)
+    for row in document["stages"]:
+        times = (spoken_us(row[f"p{share}_us"]) for share in (50, 95, 99))
+        free = "" if row["without_per_s"] is None else profile_words.rate(row["without_per_s"])
+        speed = "" if row["items_per_s"] is None else profile_words.rate(row["items_per_s"])
+        table.add_row(
+            row["name"], row["where"], speed, f"{row['self_s']:.3f}", f"{row['share']:.0%}", *times, row["per"],
+            decimal(row["bytes_in"]), decimal(row["bytes_out"]), free,
+        )  # fmt: skip
+    console.print(table)
+    for title, text in _figures(document):
+        console.print(f"{title}: {text}", highlight=False)
+
+
+def _figures(document: dict[str, Any]) -> list[tuple[str, str]]:
+    run, cold, queues, way = (document[name] for name in ("run", "cold", "queues", "transfer"))
+    found = [
+        (
+            "warm",
+            f"{profile_words.rate(run['samples_per_s'])} samples/s, first batch after {run['first_batch_s']:.2f} s",
+        ),
+        (
+            "cold",
+            f"{profile_words.rate(cold['samples_per_s'])} samples/s, first batch after {cold['first_batch_s']:.2f} s",
+        ),
+        ("a batch", f"{decimal(run['batch_bytes'])}, {run['samples'] / run['batches']:.1f} samples"),
+        ("tasks waited for a worker", _spread(queues["before_worker"])),
+        ("batches waited for the consumer", _spread(queues["before_consumer"])),
+        ("packing a batch" + (", tried" if way["tried_only"] else ""), _spread(way["pack"])),
+        ("unpacking it", _spread(way["unpack"])),
+    ]
+    if run["padding_fraction"] is not None:
+        found.insert(2, ("padding", f"{run['padding_fraction']:.1%}"))
+    for row in document["workers"] if document["settings"]["workers"] else ():
+        shares = (
+            f"{row['busy_share']:.0%} busy, {row['cpu_share']:.0%} of a core, {row['starved_share']:.0%} without one"
+        )
+        found.append((f"worker {row['pid']}", f"{row['batches']} batches, {shares}, {decimal(row['rss_bytes'])}"))
+    cpu, memory = run["main_cpu_share"], decimal(run["main_rss_bytes"])
+    found.append(("consumer's process", f"{cpu:.0%} of a core, {memory}"))
+    return found
+
+
+def _spread(figures: dict[str, Any]) -> str:
+    return f"p50 {spoken_us(figures['p50_us'])}, p95 {spoken_us(figures['p95_us'])}, p99 {spoken_us(figures['p99_us'])}"
+
+
+def spoken_us(value: float) -> str:
+    """Microseconds for people.
+
+    >>> spoken_us(3.21), spoken_us(4321.0), spoken_us(2.5e6)
+    ('3.2 us', '4.3 ms', '2.5 s')
+    """
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value >= 100 * size else f"{value / size:.2g} {unit}"
+    return f"{value:.3g} us" if value >= 100 else f"{value:.2g} us"
+
+
+def tuned(
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    memory: str | None,
+    seconds: float,
+    consumer_ms: float,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Finds workers and prefetch by measurement, prints what was measured, and writes the tuned pipeline file."""
+    text = read_text(file)
+    pipeline = load(file, dict(parse_override(one) for one in overrides))
+    limit = None if memory is None else parse_bytes(memory, "--memory")
+
+    def told(trial: Trial) -> None:
+        if stderr.is_terminal:
+            stderr.print(f"{_named(trial)}: {trial.samples_per_s:,.1f} samples/s")
+
+    trials = tune(
+        pipeline,
+        open_source(pipeline),
+        memory_bytes=limit,
+        seconds=seconds,
+        consumer_s=consumer_ms / 1e3,
+        device=device,
+        told=told,
+    )
+    best = trials[0]
+    if out is not None:
+        made = tuned_text(text, Tuning(workers=best.workers, prefetch=best.prefetch), str(file))
+        with publish_file(out) as temporary:
+            temporary.write_text(made, encoding="utf-8")
+    if as_json:
+        print(json.dumps({"pipeline": str(file), "best": asdict(best), "trials": [asdict(trial) for trial in trials]}))
+        return
+    console = Console()
+    console.print(
+        f"{_named(best)}: {best.samples_per_s:,.1f} samples/s, {decimal(best.memory_bytes)}.", highlight=False
+    )
+    table = Table()
+    for title in ("workers", "prefetch", "samples/s", "predicted", "memory", "within the limit"):
+        table.add_column(title, justify="right")
+    for trial in sorted(trials, key=lambda trial: (trial.workers, trial.prefetch)):
+        rates = (f"{trial.samples_per_s:,.1f}", f"{trial.predicted_per_s:,.1f}")
+        fits = "yes" if trial.fits else "no"
+        table.add_row(str(trial.workers), str(trial.prefetch), *rates, decimal(trial.memory_bytes), fits)
+    console.print(table)
+    if out is not None:
+        console.print(f"Written to {out}. Checkpoints stay valid.", highlight=False)
+
+
+def _named(trial: Trial) -> str:
+    return f"workers={trial.workers}, prefetch={trial.prefetch}"

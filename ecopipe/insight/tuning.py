@@ -1,0 +1,173 @@
+"""Which workers and prefetch are fastest within a memory limit: predicted from one profile, and then measured."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from ecopipe.insight.profile import Profile
+from ecopipe.insight.profile_model import cores, measured_rate, steady
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.pipeline.toml import loads
+from ecopipe.pipeline.tuning import Tuning
+from ecopipe.plan.mixed import Opened
+from ecopipe.run.loader import Loader
+from ecopipe.run.metering import rss_bytes
+from ecopipe.vocabulary.errors import ConfigError, DataError
+from ecopipe.vocabulary.sample import Batch
+
+PREFETCHES = (1, 2, 4)
+
+TRIALS = 6
+"""Settings that are measured at most."""
+
+AS_GOOD = 0.97
+"""A setting of fewer workers, or of less prefetch, is preferred if it gives so much of the best."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting: the samples per second that were predicted and measured, and the memory of all its processes.
+
+    What was not measured has a rate of None; ``fits`` says whether it kept to the limit.
+    """
+
+    workers: int
+    prefetch: int
+    predicted_per_s: float
+    samples_per_s: float | None = None
+    memory_bytes: int = 0
+    fits: bool = True
+
+
+def taken(loader: Loader, seconds: float, consumer_s: float = 0.0, least: int = 12) -> Iterator[Batch]:
+    """Batches for so many seconds, over as many epochs as it takes; at least ``least``, but for no more than ten times
+    as long. The consumer waits for ``consumer_s`` after each."""
+    began, count = time.monotonic(), 0
+    while True:
+        for batch in loader:
+            yield batch
+            if consumer_s:
+                time.sleep(consumer_s)
+            count += 1
+            spent = time.monotonic() - began
+            if (spent >= seconds and count >= least) or spent >= 10 * seconds:
+                return
+
+
+def tune(
+    pipeline: Pipeline,
+    shards: Opened,
+    *,
+    memory_bytes: int | None = None,
+    seconds: float = 20.0,
+    consumer_s: float = 0.0,
+    device: str = "cpu",
+    told: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Measures the settings that a first profile promises most of; the best first.
+
+    Args:
+        pipeline: What to run.
+        shards: Its shards.
+        memory_bytes: What all processes together may take; None is no limit.
+        seconds: To spend, about.
+        consumer_s: A training step that is imitated, by waiting.
+        device: Where device stages run.
+        told: Called with each setting that was measured.
+
+    Raises:
+        ConfigError: Not even without workers does it keep to the limit.
+        DataError: The pipeline gives too few batches to measure.
+    """
+    each = seconds / (TRIALS + 1)
+    profile, memory = _measured(pipeline, shards, 0, 2, each, consumer_s, device)
+    model = profile.model
+    if memory_bytes is not None and memory > memory_bytes:
+        raise ConfigError(
+            f"tune: without workers it takes {memory:,} bytes, more than the limit of {memory_bytes:,}. Raise it, or "
+            "make batches smaller."
+        )
+    wanted = [
+        Trial(workers, prefetch, model.rate(workers, prefetch))
+        for workers in range(2 * cores() + 1)
+        for prefetch in (PREFETCHES if workers else (2,))
+    ]
+    wanted.sort(key=lambda trial: (-round(trial.predicted_per_s, 3), trial.workers, trial.prefetch))
+    chosen = [
+        next(trial for trial in wanted if not trial.workers),
+        *[one for one in wanted if one.workers][: TRIALS - 1],
+    ]
+    found: list[Trial] = []
+    for trial in chosen:
+        if trial.workers:
+            profile, memory = _measured(pipeline, shards, trial.workers, trial.prefetch, each, consumer_s, device)
+        fits = memory_bytes is None or memory <= memory_bytes
+        rate = round(measured_rate(steady(profile.recording)), 2)
+        found.append(Trial(trial.workers, trial.prefetch, round(trial.predicted_per_s, 2), rate, memory, fits))
+        told(found[-1])
+    best = max(trial.samples_per_s or 0.0 for trial in found if trial.fits)
+    good = [trial for trial in found if trial.fits and (trial.samples_per_s or 0.0) >= AS_GOOD * best]
+    first = min(good, key=lambda trial: (trial.workers, trial.prefetch))
+    return [first, *(trial for trial in found if trial is not first)]
+
+
+def _measured(
+    pipeline: Pipeline, shards: Opened, workers: int, prefetch: int, seconds: float, consumer_s: float, device: str
+) -> tuple[Profile, int]:
+    """A profile under some settings, and the most memory that its processes took together."""
+    memory = count = 0
+    with Loader(pipeline, workers=workers, prefetch=prefetch, shards=shards, device=device) as loader:
+        with loader.profile() as profile:
+            for _ in taken(loader, seconds, consumer_s, least=12 + workers * prefetch):
+                count += 1
+                if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: it is slow to ask
+                    memory = max(memory, sum(map(memory_of, [os.getpid(), *loader.worker_pids])))
+        memory = max(memory, sum(map(memory_of, [os.getpid(), *loader.worker_pids])))
+    if len(profile.recording.deliveries) < 4:
+        raise DataError(
+            f"tune: only {len(profile.recording.deliveries)} batches came in {10 * seconds:.0f} s. Give it more "
+            "--seconds, or make batches smaller."
+        )
+    return profile, memory
+
+
+def memory_of(pid: int) -> int:
+    """Bytes that a process takes; of what it shares with others, its part. 0 where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return rss_bytes() if pid == os.getpid() else 0
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def tuned_text(text: str, tuning: Tuning, where: str) -> str:
+    """The text of a pipeline file with this ``[loader]`` table in place of its own; all else stays as it is.
+
+    Raises:
+        ConfigError: It sets them in a way that is not understood here, such as ``loader = {...}``.
+    """
+    kept, inside = [], False
+    for line in text.splitlines():
+        if line.lstrip().startswith("["):
+            inside = re.fullmatch(r"\s*\[\s*loader\s*\]\s*(#.*)?", line) is not None
+        if not inside:
+            kept.append(line)
+    table = {"workers": tuning.workers, "prefetch": tuning.prefetch}
+    made = "\n".join(kept).rstrip() + "\n\n" + tomli_w.dumps({"loader": table})
+    try:
+        new = loads(made, where=where)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{where}: its settings of the loader stand where they cannot be replaced. Write them as a table [loader]."
+        ) from error
+    if new.identity != loads(text, where=where).identity or new.tuning != tuning:
+        raise ConfigError(f"{where}: the tuned file would be another pipeline. Write [loader] by hand.")
+    return made

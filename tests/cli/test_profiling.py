@@ -1,0 +1,62 @@
+"""``ecopipe profile`` and ``ecopipe tune``, as commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecopipe.pipeline.toml import load
+
+from ..conftest import ROOT
+
+
+def ecopipe(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ecopipe", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture
+def cifar10(shards: Path) -> tuple[object, ...]:
+    return (ROOT / "pipelines" / "cifar10.toml", "--set", f"source.path={shards / 'cifar10' / 'train'}", "--set",
+            "Batch.size=4")  # fmt: skip
+
+
+def test_profile_answers_in_words_first_and_then_in_a_table(cifar10: tuple[object, ...], tmp_path: Path) -> None:
+    done = ecopipe("profile", *cifar10, "--seconds", 1, "--consumer", 20, "--trace", tmp_path / "trace.json")
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("The consumer limits: ") and "samples/s with no workers, of " in first
+    assert "of the consumer's time is waiting for data." in second
+    for word in ("DecodeImage", "Collate", "Normalize", "read", "plan", "warm:", "cold:", "a batch:", "p95"):
+        assert word in done.stdout
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_profile_as_json(cifar10: tuple[object, ...]) -> None:
+    found = json.loads(ecopipe("profile", *cifar10, "--seconds", 1, "--workers", 1, "--json").stdout)
+    assert (found["format"], found["settings"]["workers"]) == (1, 1)
+    assert found["cold"]["batches"] > 0 and found["cold"]["files_dropped"] > 0
+    assert [row["to"] for row in found["codecs"]] == ["raw arrays"]
+    assert any(sentence.startswith("Storing raw arrays instead of PNG") for sentence in found["words"])
+
+
+def test_tune_writes_a_file_of_the_same_identity(cifar10: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "tuned.toml"
+    found = json.loads(ecopipe("tune", *cifar10, "--seconds", 2, "-o", out, "--json").stdout)
+    tuned, before = load(out), load(cifar10[0])  # type: ignore[arg-type]
+    assert tuned.identity == before.identity
+    assert (tuned.tuning.workers, tuned.tuning.prefetch) == (found["best"]["workers"], found["best"]["prefetch"])
+    assert "# CIFAR-10" in out.read_text()
+    streamed = json.loads(ecopipe("stream", out, *cifar10[1:], "--limit-batches", 2, "--json").stdout)
+    assert streamed["workers"] == tuned.tuning.workers
+    streamed = json.loads(ecopipe("stream", out, *cifar10[1:], "--workers", 1, "--limit-batches", 2, "--json").stdout)
+    assert streamed["workers"] == 1
+
+
+def test_a_limit_that_is_no_size_is_refused(cifar10: tuple[object, ...]) -> None:
+    assert "--memory" in ecopipe("tune", *cifar10, "--memory", "much", code=2).stderr

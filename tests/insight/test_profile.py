@@ -1,0 +1,330 @@
+"""Profiles of real loaders: they change nothing that is delivered, and tell where the time went."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecopipe.insight.profile_codecs import codecs
+from ecopipe.insight.profile_words import told
+from ecopipe.insight.trace import events, prometheus, to_tensorboard, write_trace
+from ecopipe.insight.tuning import memory_of, tune, tuned_text
+from ecopipe.pipeline.pipeline import Pipeline
+from ecopipe.pipeline.toml import dumps, load, loads
+from ecopipe.pipeline.tuning import Tuning
+from ecopipe.run.loader import Loader
+from ecopipe.stages.audio import DecodeAudio
+from ecopipe.stages.collate import Collate
+from ecopipe.stages.foreign import Map
+from ecopipe.stages.plan import Batch, Shuffle
+from ecopipe.stages.source import TarShards
+from ecopipe.vocabulary.errors import ConfigError, DataError, SampleError
+
+from ..conftest import ROOT
+from ..laws import seen, trace
+from .waiting import Times
+
+TIMES = Times(2, 2, 2, (5.0, 15.0), (2.0,), 2.0)
+
+
+@pytest.fixture
+def speech(shards: Path) -> Pipeline:
+    source = TarShards(str(shards / "librispeech" / "train-clean-100"))
+    return Pipeline(source, Shuffle(), Batch(2), DecodeAudio(), Collate("audio"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_of_what_is_delivered_changes(speech: Pipeline, workers: int) -> None:
+    whole = trace(speech)
+    with Loader(speech, workers=workers) as loader:
+        found = [seen(batch) for batch in itertools.islice(loader, 4)]
+        with loader.profile() as profile:
+            again = [seen(batch) for batch in loader]
+        rest = [seen(batch) for batch in itertools.islice(loader, 2)]
+    assert (found, again) == (whole[:4], whole)
+    assert [batch.epoch for batch in rest] == [1, 1]
+    assert len(profile.recording.deliveries) == len(whole)
+
+
+@pytest.mark.parametrize("name", ["librispeech", "imdb", "cifar10"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_stage_of_a_pipeline_file_has_its_row(shards: Path, name: str, workers: int) -> None:
+    split = {"librispeech": "train-clean-100"}.get(name, "train")
+    overrides: dict[str, Any] = {"source.path": str(shards / name / split)}
+    overrides |= {"cifar10": {"Batch.size": 4}, "imdb": {"Bucket.max_padded": 1000.0}}.get(
+        name, {"Bucket.max_padded": 9.0}
+    )
+    pipeline = load(ROOT / "pipelines" / f"{name}.toml", overrides)
+    with pipeline.loader(workers=workers) as loader, loader.profile() as profile:
+        count = sum(1 for _ in loader)
+    document = json.loads(json.dumps(profile.as_json()))
+    behind = {stage.label for stage in [*pipeline.sample_stages, pipeline.collate, *pipeline.device_stages]}
+    rows = {row["name"]: row for row in document["stages"]}
+    assert set(rows) == behind | {"read", "plan"}
+    assert document["run"]["batches"] == count == len(document["batches"])
+    assert all(row["p50_us"] <= row["p95_us"] <= row["p99_us"] for row in rows.values())
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1, abs=0.01)
+    assert rows["Collate"]["bytes_out"] > 0 and rows["read"]["where"] == ("worker" if workers else "main")
+    assert {row["pid"] for row in document["workers"]}.isdisjoint({os.getpid()}) == bool(workers)
+    assert document["limit"]["name"] in {
+        *behind,
+        "read",
+        "plan",
+        "rest of the worker",
+        "transfer",
+        "deliver",
+        "consumer",
+    }
+    if name != "cifar10":
+        assert sum(document["lengths"]["counts"]) == document["run"]["samples"]
+
+
+def test_the_words_name_what_limits_and_what_would_help() -> None:
+    with Loader(TIMES.pipeline(24), workers=1) as loader, loader.profile() as profile:
+        for _ in loader:
+            time.sleep(0.002)
+    first, second, third, *_ = profile.words().split("\n")
+    assert first.startswith("sample1 limits: ") and "with 1 worker, of " in first
+    assert "of the consumer's time is waiting for data." in second
+    assert "workers would give about" in third
+
+
+def test_a_slow_consumer_is_what_limits() -> None:
+    with Loader(TIMES.pipeline(12), workers=2) as loader, loader.profile() as profile:
+        for _ in loader:
+            time.sleep(0.1)
+    assert profile.words().startswith("The consumer limits: ")
+    assert profile.as_json()["run"]["waiting_share"] < 0.5
+
+
+def test_too_few_batches_are_told(speech: Pipeline) -> None:
+    with Loader(speech) as loader, loader.profile() as profile:
+        next(iter(loader))
+    with pytest.raises(DataError, match="profile: 1 batches were recorded; at least 3 are wanted. Take more"):
+        profile.words()
+
+
+def test_one_profile_at_a_time(speech: Pipeline) -> None:
+    with Loader(speech) as loader:
+        first = loader.profile()
+        with pytest.raises(ConfigError, match="loader: a profile goes on already. Leave its 'with'"):
+            loader.profile()
+        first.stop()
+        first.stop()
+        with loader.profile() as second:
+            first.stop()  # it is over, and leaves the second one alone
+            list(loader)
+        assert len(second.recording.deliveries) == 12 and not first.recording.deliveries
+
+
+def test_workers_answer_without_times_when_nobody_listens(speech: Pipeline) -> None:
+    with Loader(speech, workers=1) as loader:
+        list(loader)
+        with loader.profile() as profile:
+            for number, _ in enumerate(loader):
+                if number == 5:
+                    profile.stop()
+        assert len(profile.recording.deliveries) == 6
+        list(loader)
+        assert len(profile.recording.deliveries) == 6
+
+
+def broken(sample: Any) -> Any:
+    raise ValueError("no")
+
+
+def test_an_error_of_a_stage_is_the_same_under_a_profile(shards: Path) -> None:
+    source = TarShards(str(shards / "librispeech" / "train-clean-100"))
+    pipeline = Pipeline(source, Batch(2), DecodeAudio(), Map(broken, field="audio"), Collate("audio"))
+    for workers in (0, 1):
+        messages = []
+        for listen in (False, True):
+            with Loader(pipeline, workers=workers) as loader:
+                profile = loader.profile() if listen else None
+                with pytest.raises(SampleError) as caught:
+                    list(loader)
+                messages.append(str(caught.value))
+                if profile is not None:
+                    profile.stop()
+        assert messages[0] == messages[1]
+
+
+def test_another_codec_is_really_tried(speech: Pipeline) -> None:
+    with Loader(speech) as loader, loader.profile() as profile:
+        list(loader)
+        (row,) = codecs(loader, profile.model, profile.recording)
+    assert (row["of"], row["to"], row["stage"], row["samples"]) == ("FLAC", "16-bit WAV", "DecodeAudio", 24)
+    assert row["disk"] > 1.05
+    assert row["decode_us_then"] < row["decode_us"]
+    sentence = told(profile.as_json() | {"codecs": [row]})[-1]
+    assert sentence.startswith("Storing 16-bit WAV instead of FLAC would give about ")
+    assert sentence.endswith("x the disk.")
+
+
+# -- trace and counters -------------------------------------------------------------------------------------------
+
+
+def test_the_trace_holds_what_chrome_trace_events_have(tmp_path: Path) -> None:
+    with Loader(TIMES.pipeline(12), workers=2) as loader, loader.profile() as profile:
+        list(loader)
+    write_trace(profile.recording, tmp_path / "trace.json")
+    document = json.loads((tmp_path / "trace.json").read_text())
+    found = document["traceEvents"]
+    assert found == json.loads(json.dumps(events(profile.recording)))
+    for event in found:
+        assert isinstance(event["pid"], int) and isinstance(event["tid"], int) and isinstance(event["name"], str)
+        assert event["ph"] in "XMsf"
+        assert event["ph"] == "M" or event["ts"] >= 0
+        assert event["ph"] != "X" or event["dur"] >= 0
+    names = {event["args"]["name"]: event["pid"] for event in found if event["name"] == "process_name"}
+    assert set(names) == {"consumer's process", "worker 1", "worker 2"} and len(set(names.values())) == 3
+    batches = [event for event in found if event["ph"] == "X" and event["name"].startswith("batch ")]
+    for number in range(12):  # made in a worker, and worked on by the consumer, with an arrow from one to the other
+        made, *taken = sorted((one for one in batches if one["name"] == f"batch {number}"), key=lambda one: one["ts"])
+        assert made["pid"] != names["consumer's process"]
+        assert all(one["pid"] == names["consumer's process"] for one in taken)
+        (start,) = (one for one in found if one["ph"] == "s" and one["id"] == number)
+        (end,) = (one for one in found if one["ph"] == "f" and one["id"] == number)
+        assert made["ts"] <= start["ts"] <= made["ts"] + made["dur"] and start["ts"] <= end["ts"]
+        inside = [
+            one for one in found
+            if one["ph"] == "X" and one["pid"] == made["pid"] and one["name"] == "sample1"
+            and made["ts"] <= one["ts"] <= made["ts"] + made["dur"]
+        ]  # fmt: skip
+        assert len(inside) == 1 and inside[0]["args"]["calls"] == 2
+    per_track: dict[tuple[int, int], float] = {}
+    for one in sorted((one for one in batches), key=lambda one: one["ts"]):
+        track = one["pid"], one["tid"]
+        assert one["ts"] >= per_track.get(track, 0.0) - 1e-3  # those of one track do not overlap
+        per_track[track] = one["ts"] + one["dur"]
+
+
+def test_counters_count_with_and_without_a_profile(speech: Pipeline) -> None:
+    with Loader(speech, workers=1) as loader:
+        list(loader)
+        found = loader.metrics()
+        assert (found["batches_total"], found["samples_total"], found["workers"], found["epoch"]) == (12, 24, 1, 1)
+        assert found["wait_seconds_total"] > 0
+        list(loader)
+        assert loader.metrics()["batches_total"] == 24
+
+
+def test_counters_in_prometheus_text_format() -> None:
+    told = prometheus({"batches_total": 3.0, "epoch": 1.0, "odd name": 2.0}, {"job": 'a "b"\n', "rank": "0"})
+    assert told.splitlines() == [
+        "# TYPE ecopipe_batches_total counter",
+        'ecopipe_batches_total{job="a \\"b\\"\\n",rank="0"} 3.0',
+        "# TYPE ecopipe_epoch gauge",
+        'ecopipe_epoch{job="a \\"b\\"\\n",rank="0"} 1.0',
+        "# TYPE ecopipe_odd_name gauge",
+        'ecopipe_odd_name{job="a \\"b\\"\\n",rank="0"} 2.0',
+    ]
+    assert prometheus({"epoch": 1.0}).splitlines()[-1] == "ecopipe_epoch 1.0"
+
+
+def test_counters_in_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        to_tensorboard(writer, {"batches_total": 3.0}, 7)
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [(one.step, one.value) for one in read.Scalars("ecopipe/batches_total")] == [(7, 3.0)]
+
+
+# -- tuning -------------------------------------------------------------------------------------------------------
+
+FILE = """# a comment that stays
+[source]
+path = "shards/cifar10/train"
+
+[loader]  # of another machine
+workers = 64
+
+[[stages]]
+stage = "Batch"
+size = 8
+
+[[stages]]
+stage = "DecodeImage"
+
+[[stages]]
+stage = "Collate"
+input = "image"
+layout = "stack"
+"""
+
+
+def test_a_tuned_file_is_the_same_pipeline() -> None:
+    made = tuned_text(FILE, Tuning(workers=3, prefetch=4), "a.toml")
+    assert made.startswith("# a comment that stays\n[source]") and "64" not in made
+    before, after = loads(FILE), loads(made)
+    assert after.tuning == Tuning(workers=3, prefetch=4) and before.tuning == Tuning(workers=64)
+    assert after.identity == before.identity and after != before
+    assert loads(dumps(after)) == after and "workers = 3" in dumps(after)
+    assert loads(FILE, {"loader.workers": 2}).tuning.workers == 2
+
+
+def test_a_table_that_cannot_be_replaced_is_refused() -> None:
+    text = "loader = {workers = 2}\n" + FILE.replace("[loader]  # of another machine\nworkers = 64\n", "")
+    with pytest.raises(ConfigError, match=r"a\.toml: its settings of the loader stand where they cannot be replaced"):
+        tuned_text(text, Tuning(workers=1, prefetch=2), "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("workers = -1", "TOML: [loader]: workers must be at least 0, got -1."),
+        ("prefetch = 0", "TOML: [loader]: prefetch must be at least 1, got 0."),
+        ("worker = 2", "TOML: [loader]: unknown key 'worker'. Did you mean 'workers'?"),
+        ("workers = 'two'", "TOML: [loader]: workers = 'two' has the wrong type."),
+    ],
+)
+def test_settings_of_the_loader_are_checked(table: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(FILE.replace("workers = 64", table))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_loader_takes_what_it_is_not_told_from_the_tuning(speech: Pipeline) -> None:
+    tuned = Pipeline(speech.source, *speech.stages, tuning=Tuning(workers=1, prefetch=3))
+    with tuned.loader() as loader:
+        assert (loader.workers, loader.prefetch) == (1, 3)
+        list(itertools.islice(loader, 5))
+        assert len(loader.worker_pids) == 1
+        state = json.loads(json.dumps(loader.state_dict()))
+    with tuned.loader(workers=0, prefetch=1) as loader:
+        assert (loader.workers, loader.prefetch) == (0, 1)
+    with speech.loader() as loader:
+        assert (loader.workers, loader.prefetch) == (0, 2)
+        loader.load_state_dict(state)  # a checkpoint of the tuned pipeline is one of this one
+        assert [seen(batch) for batch in loader] == trace(speech)[5:]
+
+
+def test_tuning_prefers_what_is_faster() -> None:
+    times = Times(0, 2, 2, (20.0, 20.0), (1.0,), 0.0)
+    pipeline = times.pipeline(400)
+    best, *others = tune(pipeline, pipeline.open(), seconds=4)
+    assert best.workers >= 2
+    assert {0} < {trial.workers for trial in [best, *others]}
+    assert all(trial.samples_per_s and trial.memory_bytes > 0 for trial in [best, *others])
+
+
+def test_tuning_keeps_to_the_memory(speech: Pipeline) -> None:
+    with contextlib.closing(speech.open()) as shards:
+        with pytest.raises(
+            ConfigError, match=r"tune: without workers it takes [\d,]+ bytes, more than the limit of 1,000"
+        ):
+            tune(speech, shards, memory_bytes=1000, seconds=0.5)
+        room = memory_of(os.getpid()) + 2**20 * 30
+        best, *others = tune(speech, shards, memory_bytes=room, seconds=1)
+    assert best.fits and best.memory_bytes <= room
+    assert all(trial.fits == (trial.memory_bytes <= room) for trial in others)
