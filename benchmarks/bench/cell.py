@@ -38,6 +38,7 @@ def prepare(task: Task) -> Figures:
         "use": module.USE,
         "decoders": module.DECODERS,
         "workers": module.WORKERS,
+        "prototype": getattr(module, "PROTOTYPE", False),
         "versions": {package: importlib.metadata.version(package) for package in module.PACKAGES},
     }
 

@@ -91,7 +91,7 @@ class ThreadLoader:
         view = memoryview(whole)[begin : begin + size]
         if self._verify and zlib.crc32(view) != member["crc32"]:
             raise ValueError("the member is not what was indexed")
-        kind = "int16_t[]" if self._dtype == np.int16 else "float[]"
+        kind = "short[]" if self._dtype == np.int16 else "float[]"
         into = miniaudio.ffi.from_buffer(kind, row[:frames], require_writable=True)
         if decode_into(miniaudio.ffi.from_buffer(view), into, self._read) != frames:
             raise ValueError("damaged FLAC")

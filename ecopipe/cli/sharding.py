@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -38,6 +39,7 @@ MOST_PROBLEMS = 50
 
 MOST_LABELS = 12
 """Labels that are listed; the rest is counted."""
+
 
 def human_bytes(count: float) -> str:
     """A number of bytes for people.
@@ -162,8 +164,11 @@ def reshard(named: Sequence[str], out: str, *, split: str, where: Sequence[str],
         stages = how.recipe()
         while stages and isinstance(stages[0], Where):
             wanted, stages = [*wanted, stages[0]], stages[1:]
+        before = len(corpus.table)
         for stage in wanted:
             keep(corpus, stage)
+        if wanted:
+            print(f"{counted(before - len(corpus.table), 'sample')} of {before:,} left out by --where or Where")
         source = ", ".join(without_credentials(path) if files.is_url(path) else Path(path).name for path in named)
         filters = [repr(stage) for stage in wanted]
         _write(corpus, out, how.settings(stages), source=source, options={"where": filters} if filters else {})
@@ -185,15 +190,16 @@ def _write(corpus: Corpus, out: str, how: dict[str, Any], **settings: Any) -> No
 
             return note
 
-        written = write_corpus(corpus, out, progress=progress, **how, **settings)
+        try:
+            written = write_corpus(corpus, out, progress=progress, **how, **settings)
+        except KeyboardInterrupt:
+            print("ecopipe: shards that are finished are kept; the same command goes on.", file=sys.stderr)
+            raise
     print(out)
     Console().print(_table(written, corpus.classes))
     wall = time.perf_counter() - began
     if fresh.samples:
-        print(
-            f"{counted(fresh.samples, 'sample')}, {human_bytes(fresh.bytes)} in {wall:.1f} s "
-            f"({human_bytes(fresh.bytes / wall)}/s)"
-        )
+        print(f"{counted(fresh.samples, 'sample')} read in {wall:.1f} s ({human_bytes(fresh.bytes / wall)}/s written)")
     if fresh.before:
         print(f"{counted(fresh.before, 'sample')} had been written before, and were left as they are.")
     elif not fresh.samples:
@@ -203,7 +209,8 @@ def _write(corpus: Corpus, out: str, how: dict[str, Any], **settings: Any) -> No
             listed = files.join(files.join(out, split), QUARANTINE)
             print(f"{counted(summary.bad, 'bad sample')} of {split} left out, and listed in {listed}")
     for line in corpus.report():
-        print(f"note: {line}")
+        if line.partition(":")[0] in written or line.partition(":")[0] not in corpus.splits():
+            print(f"note: {line}")
 
 
 @dataclass

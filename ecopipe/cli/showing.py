@@ -104,10 +104,28 @@ def _print_description(console: Console, description: Mapping[str, Any]) -> None
     splits = description.get("splits")
     for split, summary in splits.items() if isinstance(splits, dict) else ():
         if isinstance(summary, dict) and isinstance(summary.get("provenance"), dict):
-            told[f"{split} made by"] = summary["provenance"]
+            making = summary["provenance"]
+            told[f"{split} made by"] = _making(making) if "fingerprint" in making else making
     for name, value in told.items():
         line = Text(f"  {printable(str(name))}: ", style="dim")
         console.print(line.append(_shortly(value), style="not dim"), overflow="ellipsis", no_wrap=True)
+
+
+def _making(provenance: Mapping[str, Any]) -> str:
+    """How a split was made, in words: what was asked for, and by which ecopipe."""
+    told = [f"ecopipe {provenance.get('ecopipe', '')}".strip()]
+    limits, recipe = provenance.get("limits"), provenance.get("recipe")
+    if isinstance(limits, dict):
+        told += [f"{name} {value:,}" for name, value in limits.items() if isinstance(value, int | float)]
+    if provenance.get("shuffle") is not None:
+        told.append(f"shuffled by seed {provenance['shuffle']}")
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    if isinstance(stages, list):
+        told.append("stages " + " ".join(str(one.get("stage")) for one in stages if isinstance(one, dict)))
+    options = provenance.get("options")
+    if isinstance(options, dict):
+        told += [f"{name}={_shortly(value)}" for name, value in options.items()]
+    return ", ".join(told)
 
 
 def _shortly(value: Any) -> str:

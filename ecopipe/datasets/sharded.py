@@ -60,7 +60,7 @@ class Sharded(Corpus):
                 tables += [_read(index, path, len(self._paths) + at) for at, path in enumerate(inside)]
                 self._paths += inside
         self.columns = extras
-        self._rows = pa.concat_tables(tables, promote_options="default")
+        self._rows = pa.concat_tables(tables, promote_options="default").combine_chunks()
         self._tell(list(folders))
         self.path = named[0] if len(named) == 1 else ""
 
@@ -79,7 +79,7 @@ class Sharded(Corpus):
         Args:
             chosen: bool [rows].
         """
-        self._rows = self._rows.filter(pa.array(chosen))
+        self._rows = self._rows.filter(pa.array(chosen)).combine_chunks()
 
     @property
     def table(self) -> pa.Table:

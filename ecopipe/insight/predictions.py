@@ -80,7 +80,7 @@ class Model:
         steps = self._with_consumer(consumer_s).steps
         if not steps:
             return 0.0
-        count = max(LEAST_BATCHES, len(steps), 8 * workers * prefetch)
+        count = max(LEAST_BATCHES, len(steps), 16 * workers * prefetch)
         taken = [steps[number % len(steps)] for number in range(count)]
         if not workers:
             main = (list(step.worker.values()) + list(step.main.values()) for step in taken)

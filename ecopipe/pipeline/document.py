@@ -14,8 +14,8 @@ else:
     import tomli as tomllib
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a pipeline file.
+def read_text(path: str | Path, what: str = "a pipeline file, such as pipelines/librispeech.toml") -> str:
+    """The text of a pipeline file, or of ``what`` is wanted.
 
     Raises:
         ConfigError: It is missing, cannot be read, or is no UTF-8.
@@ -23,12 +23,10 @@ def read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: there is no such file. Name a pipeline file, such as pipelines/librispeech.toml."
-        ) from None
+        raise ConfigError(f"{path}: there is no such file. Name {what}.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}. Name a pipeline file (TOML).") from error
+        raise ConfigError(f"{path}: cannot be read: {reason}. Name {what}.") from error
 
 
 def parse_text(text: str, where: str) -> dict[str, Any]:

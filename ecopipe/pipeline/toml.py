@@ -90,7 +90,7 @@ def load_stages(path: str | Path) -> tuple[Stage, ...]:
     Raises:
         ConfigError: The file is missing or no TOML; there is another table, or a stage or a setting is wrong.
     """
-    document = parse_text(read_text(path), str(path))
+    document = parse_text(read_text(path, "a file of [[stages]]"), str(path))
     for key in document:
         if key != "stages":
             raise ConfigError(

@@ -20,15 +20,13 @@ from ecopipe.formats import index as index_format
 from ecopipe.sharding.planning import ShardPlan
 from ecopipe.sharding.staging import QUARANTINE
 from ecopipe.sharding.tasks import Done
+from ecopipe.sharding.versions import library_versions
 from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files, remote
 from ecopipe.storage.publish import explained, publish_file
 from ecopipe.vocabulary.errors import IndexFileError, OutputError
 
 FILE_NAME = "dataset.json"
-
-LIBRARIES = ("numpy", "pyarrow", "torch", "soundfile", "miniaudio", "soxr", "pillow", "tokenizers", "sentencepiece")
-"""Whose versions are noted: they decode, encode or cut what is written."""
 
 
 class Description:
@@ -65,6 +63,18 @@ class Description:
             files.exists(files.join(folder, name)) for name in (index_format.FILE_NAME, *told["provenance"]["sha256"])
         )
 
+    def difference(self, split: str, settings: Mapping[str, Any]) -> str:
+        """In which setting a split that is there was made otherwise; empty if that is not known."""
+        told = self._told.get("splits", {}).get(split, {}).get("provenance", {})
+        if not set(settings) <= set(told):
+            return ""
+        from ecopipe.pipeline.identity import first_difference  # it brings torch, which sharding does without
+
+        was, now = {name: told[name] for name in settings}, json.loads(json.dumps(settings))
+        for one in (was, now):
+            one["limits"] = dict.fromkeys((*was["limits"], *now["limits"])) | one["limits"]
+        return first_difference(was, now) or "none; the corpus has changed"
+
     def summary(self, split: str) -> SplitSummary:
         """What was written of a split."""
         told = dict(self._told["splits"][split])
@@ -80,18 +90,22 @@ class Description:
         summary: SplitSummary,
         settings: Mapping[str, Any],
     ) -> None:
-        """Writes down a split that is finished. There is no clock in it: the same run gives the same bytes."""
-        recipe = settings["recipe"]
+        """Writes down a split that is finished. There is no clock in it: the same run gives the same bytes.
+
+        Args:
+            corpus: What was sharded.
+            source: What it was read from.
+            plan: The plan of the split.
+            done: What its tasks wrote.
+            summary: The sum of it.
+            settings: That decided what was written, as JSON.
+        """
         provenance = {
             "ecopipe": importlib.metadata.version("ecopipe"),
             "python": platform.python_version(),
-            "libraries": _versions() if recipe.stages else {},
+            "libraries": library_versions() if settings["recipe"] else {},
             "source": source,
-            "options": settings["options"],
-            "limits": {name: value for name, value in asdict(settings["limits"]).items() if value is not None},
-            "shuffle": settings["shuffle"],
-            "bad_samples": settings["bad_samples"].policy,
-            "recipe": recipe.identity() or None,
+            **settings,
             "fingerprint": plan.fingerprint,
             "sha256": {one.shard.name: one.shard.sha256 for one in done},
         }
@@ -136,16 +150,6 @@ def _alone(out: str) -> Iterator[None]:
         os.close(folder)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def read_description(out: str) -> dict[str, Any]:
     """The dataset.json of a folder or URL; an empty description if there is none.
 
@@ -163,8 +167,15 @@ def read_description(out: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"splits": {}}
 
 
-def check_replaceable(out: str, split: str, *, overwrite: bool, missing: Sequence[str] = ()) -> None:
+def check_replaceable(out: str, split: str, *, overwrite: bool, missing: Sequence[str] = (), differs: str = "") -> None:
     """Refuses to write to a split that is there, unless it may be overwritten and holds nothing but shards.
+
+    Args:
+        out: The dataset.
+        split: The split.
+        overwrite: Whether it may be replaced.
+        missing: Splits that are not there, for the message.
+        differs: In what the one that is there was made otherwise, for the message.
 
     Raises:
         OutputError: Says what is in the way.
@@ -180,12 +191,15 @@ def check_replaceable(out: str, split: str, *, overwrite: bool, missing: Sequenc
     folder = Path(place)
     if not folder.exists():
         return
-    if not overwrite:
-        rest = f", write what is missing with {' '.join(f'--split {split}' for split in missing)}" if missing else ""
-        raise OutputError(f"{folder}: already exists. Replace it with --overwrite{rest}, or choose another place.")
     if not folder.is_dir():
         raise OutputError(f"{folder}: is a file. Move it away, or choose another place.")
     check_own(folder, name=folder, prefix=folder.name)
+    if not overwrite:
+        rest = f", write what is missing with {' '.join(f'--split {split}' for split in missing)}" if missing else ""
+        made = f" (other settings: {differs})" if differs else ""
+        raise OutputError(
+            f"{folder}: already exists{made}. Replace it with --overwrite{rest}, or choose another place."
+        )
 
 
 def check_own(folder: Path, *, name: Path, prefix: str) -> None:

@@ -7,7 +7,6 @@ no harm is done: both write the same bytes, and rename them into place.
 from __future__ import annotations
 
 import collections
-import importlib.metadata
 import logging
 import os
 import platform
@@ -20,9 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ecopipe.sharding.description import LIBRARIES
 from ecopipe.sharding.local import Note
 from ecopipe.sharding.tasks import Done, Job, run_task
+from ecopipe.sharding.versions import library_versions
 from ecopipe.storage import files
 from ecopipe.vocabulary.errors import ConfigError, EcopipeError, MissingDependency, WorkerError
 
@@ -138,7 +137,7 @@ def _no_cluster(address: str, reason: str) -> ConfigError:
 
 def _run(ray: Any, job: Job, tasks: Sequence[int], note: Note, workers: int) -> Iterator[Done]:
     remote = ray.remote(max_retries=RETRIES, num_cpus=1)(_task)
-    held = ray.put(_Held(job, os.getcwd(), _versions()))
+    held = ray.put(_Held(job, os.getcwd(), library_versions()))
     left = collections.deque(tasks)
     running: dict[Any, int] = {}
     had_cpu = time.monotonic()
@@ -212,7 +211,7 @@ def _check_node(held: _Held) -> None:
     node, job = platform.node(), held.job
     if os.path.isdir(held.folder):
         os.chdir(held.folder)
-    if (mine := _versions()) != held.versions:
+    if (mine := library_versions()) != held.versions:
         differ = ", ".join(
             f"{name} {mine.get(name, 'none')} instead of {held.versions.get(name, 'none')}"
             for name in sorted({*mine, *held.versions})
@@ -233,14 +232,3 @@ def _check_node(held: _Held) -> None:
                 "all nodes share under the same path, or to a URL."
             )
         time.sleep(SEEN_S / 10)
-
-
-def _versions() -> dict[str, str]:
-    """Of ecopipe, and of the libraries that decode, encode or cut."""
-    installed = {}
-    for name in ("ecopipe", *LIBRARIES):
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed

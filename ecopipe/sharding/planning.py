@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from ecopipe.formats import index as index_format
 from ecopipe.formats.measures import MEASURES
 from ecopipe.formats.tar import sample_size
 from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.local import Note, run_local
 from ecopipe.sharding.recipe import Recipe
-from ecopipe.sharding.writer import Record
+from ecopipe.sharding.versions import library_versions
 from ecopipe.vocabulary.errors import ConfigError, CorpusError, DataError
 from ecopipe.vocabulary.randomness import Chance
 
@@ -81,7 +83,21 @@ class _Trials:
         return expected + 1e-3  # where nothing is kept, something has to be dealt
 
 
-def plan_shards(
+@dataclass(frozen=True)
+class Listing:
+    """What listing a split tells, before any sample is read.
+
+    ``sizes``: int64 [N], as the corpus tells them. ``twice``: the places whose key an earlier place has.
+    ``fingerprint`` names all that decides the bytes of the shards.
+    """
+
+    split: str
+    sizes: npt.NDArray[np.int64]
+    twice: frozenset[int]
+    fingerprint: str
+
+
+def list_split(
     corpus: Corpus,
     split: str,
     *,
@@ -90,33 +106,27 @@ def plan_shards(
     shuffle: bool = False,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-) -> ShardPlan:
-    """Deals the samples of a split to shards of nearly equal size.
+) -> Listing:
+    """The samples of a split, and a fingerprint of them and of what is to become of them.
 
     Args:
         corpus: The corpus.
         split: One of its splits.
         recipe: What becomes of each sample.
         limits: How large shards may become.
-        shuffle: Over the whole split, once and for all; else in the order of the corpus.
+        shuffle: Whether they are written in random order.
         seed: Of the shuffling.
-        options: The settings of the corpus's reader, for the fingerprint.
+        options: The settings of the corpus's reader.
 
     Raises:
         ConfigError: The split has no samples, or fewer than shards are wanted.
     """
     count = corpus.count(split)
     if not count:
-        raise ConfigError(f"shard: the split {split!r} of {corpus.name} has no samples. Leave it out with --split.")
+        raise ConfigError(f"shard: {split!r} of {corpus.name} has no samples, or none is left. Choose another split.")
     if (limits.shards or 0) > count:
         raise ConfigError(f"shard: {limits.shards:,} shards are wanted of the {count:,} samples of {split!r}.")
     sizes = np.asarray(corpus.sizes(split), np.int64)
-    order = np.arange(count, dtype=np.int64)
-    if shuffle:
-        order = Chance(seed, 0, "shard").draws(split).permutation(count)
-    trials, columns = _try(corpus, split, recipe, sizes)
-    expected = trials.bytes_of(sizes)
-    bounds = _cut(expected[order], limits, _needed(trials, expected, limits))
     samples, twice = _digest_samples(corpus, split, sizes)
     described = {
         "version": [VERSION, index_format.VERSION],
@@ -124,34 +134,82 @@ def plan_shards(
         "split": split,
         "samples": samples,
         "recipe": recipe.identity(),
+        "libraries": library_versions() if recipe.stages else {},
         "limits": asdict(limits),
-        "bounds": hashlib.blake2b(bounds.tobytes(), digest_size=8).hexdigest(),
-        "columns": columns,
         "shuffle": seed if shuffle else None,
     }
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return ShardPlan(split, order, bounds, columns, digest, twice)
+    return Listing(split, sizes, twice, digest)
 
 
-def _try(corpus: Corpus, split: str, recipe: Recipe, sizes: npt.NDArray[np.int64]) -> tuple[_Trials, dict[str, str]]:
+def plan_shards(
+    corpus: Corpus,
+    listing: Listing,
+    *,
+    recipe: Recipe,
+    limits: Limits,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+) -> ShardPlan:
+    """Deals the samples of a split to shards of nearly equal size.
+
+    Args:
+        corpus: The corpus.
+        listing: The split.
+        recipe: What becomes of each sample.
+        limits: How large shards may become.
+        shuffle: Over the whole split, once and for all; else in the order of the corpus.
+        seed: Of the shuffling.
+        workers: Processes for the trials, where samples pass through stages; 0 works in this one.
+    """
+    count = len(listing.sizes)
+    order = np.arange(count, dtype=np.int64)
+    if shuffle:
+        order = Chance(seed, 0, "shard").draws(listing.split).permutation(count)
+    trials, columns = _try(corpus, listing, recipe, workers)
+    expected = trials.bytes_of(listing.sizes)
+    if limits.max_duration_s is not None and (per_byte := sum(trials.duration_s) / max(sum(trials.written), 1)):
+        most = max(1, int(limits.max_duration_s / per_byte))
+        limits = replace(limits, max_bytes=min(limits.max_bytes, most))  # seconds are told of bytes
+    bounds = _cut(expected[order], limits, _needed(expected, limits))
+    return ShardPlan(listing.split, order, bounds, columns, listing.fingerprint, listing.twice)
+
+
+def _try(corpus: Corpus, listing: Listing, recipe: Recipe, workers: int) -> tuple[_Trials, dict[str, str]]:
     """Makes some samples, spread evenly; and the columns that the index needs for such."""
     trials, columns = _Trials(), dict(corpus.columns)
-    for place in np.unique(np.linspace(0, len(sizes) - 1, TRIALS).astype(np.int64)).tolist():
-        try:
-            record = recipe.apply(read_sample(corpus, split, place), corpus.columns)
-        except DataError:
+    places = np.unique(np.linspace(0, len(listing.sizes) - 1, TRIALS).astype(np.int64)).tolist()
+    trial = partial(_trial, corpus, listing.split, recipe)
+    made = dict(run_local(trial, places, lambda *_: None, workers if recipe.stages else 0))
+    for place in places:
+        if (tried := made[place]) is None:
             continue  # it is met again, and told then
-        trials.listed.append(int(sizes[place]))
-        trials.kept.append(record is not None)
-        trials.written.append(0 if record is None else sample_size(record.key, record.members))
-        trials.duration_s.append(0.0 if record is None else record.values.get("duration_s") or 0.0)
-        if record is not None:
-            _add_columns(columns, record)
+        size, duration_s, values = tried
+        trials.listed.append(int(listing.sizes[place]))
+        trials.kept.append(size > 0)
+        trials.written.append(size)
+        trials.duration_s.append(duration_s)
+        _add_columns(columns, values)
     return trials, columns
 
 
-def _add_columns(columns: dict[str, str], record: Record) -> None:
-    for name, value in record.values.items():
+def _trial(
+    corpus: Corpus, split: str, recipe: Recipe, place: int, _note: Note
+) -> tuple[int, tuple[int, float, dict[str, Any]] | None]:
+    """The place, and of its sample the bytes in a tar (0 if it is left out), seconds, and values; None if it is bad."""
+    try:
+        record = recipe.apply(read_sample(corpus, split, place), corpus.columns)
+    except DataError:
+        return place, None
+    if record is None:
+        return place, (0, 0.0, {})
+    values = dict(record.values)
+    return place, (sample_size(record.key, record.members), values.get("duration_s") or 0.0, values)
+
+
+def _add_columns(columns: dict[str, str], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
         if name not in MEASURES and name not in _text(columns) and value is not None:
             kind = "double" if isinstance(value, float) or columns.get(name) == "double" else "int64"
             columns.setdefault(name, kind)
@@ -205,15 +263,12 @@ def _are_within(bounds: npt.NDArray[np.int64], expected: npt.NDArray[np.float64]
     return not bool((over & (counts > 1)).any())
 
 
-def _needed(trials: _Trials, expected: npt.NDArray[np.float64], limits: Limits) -> int:
-    """How many shards keep the limits, by what the trials told."""
+def _needed(expected: npt.NDArray[np.float64], limits: Limits) -> int:
+    """How many shards keep the limits, by the bytes that are expected of each sample."""
     count, written = len(expected), float(expected.sum())
     needed = [written / (limits.max_bytes * SLACK)]
     if limits.max_count is not None:  # of those that are read: where the ones that a Where keeps lie is not known
         needed.append(count / limits.max_count)
-    if sum(trials.written) and limits.max_duration_s is not None:
-        duration_s = sum(trials.duration_s) / sum(trials.written) * written
-        needed.append(duration_s / (limits.max_duration_s * SLACK))
     return min(max(1, math.ceil(max(needed) - 1e-9)), count)
 
 

@@ -124,7 +124,8 @@ def keep(corpus: Sharded, stage: Where) -> None:
         ConfigError: The index has no such column, or its values cannot be compared so.
     """
     if stage.measure not in corpus.table.column_names:
-        known = [name for name in corpus.table.column_names if name not in ("key", "members")]
+        table = corpus.table
+        known = [name for name in table.column_names if table[name].null_count < len(table) and name[0] != "_"]
         raise ConfigError(f"{stage.label}: the index has no {stage.measure!r}. {nearest(stage.measure, known)}")
     rows = np.arange(len(corpus.table))
     kept = stage.apply(corpus.table, rows, Chance(0, 0, stage.label), (0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +16,7 @@ from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.sharding.description import Description, check_own, check_replaceable
 from ecopipe.sharding.limits import Limits
 from ecopipe.sharding.local import Note, run_local
-from ecopipe.sharding.planning import plan_shards
+from ecopipe.sharding.planning import list_split, plan_shards
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.staging import LocalStaging, RemoteStaging, Staging
 from ecopipe.sharding.tasks import Done, Job, check_share, run_task, twice
@@ -94,37 +95,37 @@ def write_corpus(
     if bad_samples.policy == "raise":
         for split in chosen:
             corpus.check(split)
-    plans = {
-        split: plan_shards(corpus, split, recipe=recipe, limits=limits, shuffle=shuffle, seed=seed, options=options)
-        for split in chosen
+    how: dict[str, Any] = {"recipe": recipe, "limits": limits, "shuffle": shuffle, "seed": seed}
+    settings: dict[str, Any] = {
+        "limits": {name: value for name, value in asdict(limits).items() if value is not None},
+        "recipe": recipe.identity() or None,
+        "shuffle": seed if shuffle else None,
+        "bad_samples": bad_samples.policy,
+        "options": dict(options or {}),
     }
+    listed = {split: list_split(corpus, split, **how, options=options) for split in chosen}
     if bad_samples.policy == "raise":
-        for plan in plans.values():
-            for place in sorted(plan.twice)[:1]:
-                raise twice(corpus.key(plan.split, place))
+        for listing in listed.values():
+            for place in sorted(listing.twice)[:1]:
+                raise twice(corpus.key(listing.split, place))
     staged = {split: _staging(out, split, replace=overwrite) for split in chosen}
     there = [split for split in chosen if files.exists(files.join(out, split))]
-    finished = [] if overwrite else [split for split in there if description.holds(split, plans[split].fingerprint)]
+    finished = [] if overwrite else [split for split in there if description.holds(split, listed[split].fingerprint)]
     missing = [split for split in chosen if split not in there]
     for split in chosen:
-        if split not in finished and not staged[split].is_published(plans[split].fingerprint):
-            check_replaceable(out, split, overwrite=overwrite, missing=missing)
+        if split not in finished and not staged[split].is_published(listed[split].fingerprint):
+            differs = "" if overwrite or split not in there else description.difference(split, settings)
+            check_replaceable(out, split, overwrite=overwrite, missing=missing, differs=differs)
     written: dict[str, SplitSummary] = {}
     with ExitStack() as cluster:  # connected to once for all splits
         for split in chosen:
-            plan, staging = plans[split], staged[split]
+            listing, staging = listed[split], staged[split]
             if split in finished:
-                staging.tidy(plan.fingerprint)
+                staging.tidy(listing.fingerprint)
                 written[split] = description.summary(split)
                 continue
+            plan = plan_shards(corpus, listing, **how, workers=workers if engine == "local" else 0)
             job = Job(corpus, plan, recipe, staging, bad_samples)
-            about = {
-                "limits": limits,
-                "recipe": recipe,
-                "shuffle": seed if shuffle else None,
-                "bad_samples": bad_samples,
-                "options": dict(options or {}),
-            }
             with staging.begun(plan.fingerprint):
                 if staging.is_published(plan.fingerprint):  # by a run that was killed before it said so
                     done = _kept(job)
@@ -132,7 +133,7 @@ def write_corpus(
                     done = _run(job, progress or _silent, workers, engine, ray_address, cluster)
                     _publish(job, done)
                 written[split] = _summed(done)
-                description.enter(corpus, source, plan, done, written[split], about)
+                description.enter(corpus, source, plan, done, written[split], settings)
                 staging.clear()
     return written
 

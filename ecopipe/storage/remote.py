@@ -114,7 +114,10 @@ def _kind(url: str) -> str | None:
 
     def ask(found: Any, name: str) -> str:
         found.invalidate_cache()
-        return str(found.info(name)["type"])  # its exists() takes any failure for an absence
+        told = found.info(name)  # its exists() takes any failure for an absence
+        if protocol_of(url) in ("http", "https") and str(told.get("mimetype", "")).startswith("text/html"):
+            return "file" if url.endswith((".html", ".htm")) else "directory"  # a page of links lists a folder
+        return str(told["type"])
 
     try:
         return _asked(url, "looking", ask)
@@ -126,7 +129,11 @@ def size_of(url: str) -> int:
     """Bytes of a file; FileNotFoundError where there is none."""
 
     def ask(found: Any, name: str) -> int:
-        size = found.size(name)
+        try:
+            size = found.size(name)
+        except FileNotFoundError:  # by a listing from before another process put it there, perhaps
+            found.invalidate_cache()
+            size = found.size(name)
         if size is None:
             raise OSError("the server does not tell its size")
         return int(size)

@@ -210,7 +210,12 @@ def test_misuse_of_shard(tmp_path: Path, corpora: Path) -> None:
     run("shard", "imdb", corpora / "imdb", tmp_path / "o")
     again = ("shard", "imdb", corpora / "imdb", tmp_path / "o")
     assert "Nothing was to do" in call(*again)[0]
-    fails(*again, "--max-count", "7", message="already exists. Replace it with --overwrite")
+    fails(
+        *again,
+        "--max-count",
+        "7",
+        message=r"exists \(other settings: limits.max_count was None and is 7\)\. Replace it with",
+    )
     run(*again, "--max-count", "7", "--overwrite")
 
 

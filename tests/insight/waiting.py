@@ -83,8 +83,17 @@ class _Make:
 
 
 def drawn(number: int) -> Times:
-    """A random pipeline: one of its parts, or one of its sides, is clearly slower than the others."""
+    """A random pipeline of which one part is slower than the others, and one side takes a quarter longer."""
     chance = random.Random(number)
+    while True:
+        times = _drawn(chance)
+        made = sum(times.sample_ms) * times.size / max(times.workers, 1)
+        taken = sum(times.device_ms) + times.consumer_ms
+        if not times.workers or max(made, taken) >= 1.25 * min(made, taken):
+            return times
+
+
+def _drawn(chance: random.Random) -> Times:
     size = chance.choice([1, 2, 4])
     workers = chance.choice([0, 1, 2, 3])
     sample_ms = tuple(chance.uniform(1, 4) for _ in range(chance.choice([1, 2, 3])))

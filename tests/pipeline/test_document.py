@@ -22,7 +22,7 @@ def test_a_file_that_is_toml_is_let_through(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "there is no such file. Name a pipeline file, such as pipelines/librispeech.toml."),
-        (b"\xff\xfe", "cannot be read: it is no UTF-8 text. Name a pipeline file (TOML)."),
+        (b"\xff\xfe", "cannot be read: it is no UTF-8 text. Name a pipeline file, such as"),
         (b"[source", "is no TOML: "),
     ],
 )

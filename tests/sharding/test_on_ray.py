@@ -24,7 +24,8 @@ from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.toml import load_stages
 from ecopipe.sharding import on_ray
 from ecopipe.sharding.limits import Limits
-from ecopipe.sharding.planning import plan_shards
+from ecopipe.sharding.planning import list_split, plan_shards
+from ecopipe.sharding.versions import library_versions
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.staging import LocalStaging
 from ecopipe.sharding.tasks import Job
@@ -296,9 +297,10 @@ def test_what_a_node_does_not_see(corpora: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     shutil.copytree(corpora / "librispeech", tmp_path / "here")
     with open_corpus("librispeech", tmp_path / "here") as corpus:
-        plan = plan_shards(corpus, SPLIT, recipe=Recipe(), limits=Limits())
+        how = {"recipe": Recipe(), "limits": Limits()}
+        plan = plan_shards(corpus, list_split(corpus, SPLIT, **how), **how)
         staging = LocalStaging(tmp_path / "out" / SPLIT)
-        held = on_ray._Held(Job(corpus, plan, Recipe(), staging), str(tmp_path), on_ray._versions())
+        held = on_ray._Held(Job(corpus, plan, Recipe(), staging), str(tmp_path), library_versions())
         with pytest.raises(ConfigError, match=rf"{SPLIT}: is not seen by the node .* share under the same path"):
             on_ray._check_node(held)
         with staging.begun(plan.fingerprint):
@@ -330,7 +332,7 @@ def test_an_object_store(
 
 def test_a_node_of_other_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What a node says that has another numpy."""
-    held = on_ray._Held(None, str(tmp_path), {**on_ray._versions(), "numpy": "1.0"})  # type: ignore[arg-type]
+    held = on_ray._Held(None, str(tmp_path), {**library_versions(), "numpy": "1.0"})  # type: ignore[arg-type]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"has numpy [\d.]+ instead of 1\.0\. Install on each node"):
         on_ray._check_node(held)

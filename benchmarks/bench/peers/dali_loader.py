@@ -34,7 +34,11 @@ def make(out: Path, workers: int, _decoder: str) -> Callable[[], Iterable[Any]]:
         return fn.pad(audio, fill_value=0), audio.shape()[0]
 
     iterator = DALIGenericIterator(
-        decoded(), ["audio", "lengths"], reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
+        decoded(),
+        ["audio", "lengths"],
+        reader_name="reader",
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        auto_reset=True,
     )
 
     def epoch() -> Iterator[Any]:

@@ -17,7 +17,9 @@ PACKAGES = ("torch", "soundfile")
 FORMAT = "files"
 DECODERS = ("soundfile", "dr_flac")
 WORKERS = (0, 1, 2)
-USE = "`Dataset.__getitem__` reads and decodes a file; `DataLoader(shuffle=True, batch_size=32, persistent_workers=True)`"
+USE = (
+    "`Dataset.__getitem__` reads and decodes a file; `DataLoader(shuffle=True, batch_size=32, persistent_workers=True)`"
+)
 
 
 class Files(Dataset[Any]):

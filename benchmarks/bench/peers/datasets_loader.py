@@ -19,7 +19,8 @@ FORMAT = "parquet"
 DECODERS = ("soundfile", "dr_flac")
 WORKERS = (0, 1, 2)
 USE = (
-    "`load_dataset('parquet', streaming=True).shuffle(buffer_size=1000)`, decoded in the workers by `collate_fn`, in a "
+    "`load_dataset('parquet', streaming=True).shuffle(buffer_size=1000, max_buffer_input_shards=1)` (with its default of "
+    "10 all shards are one, for one worker, and each epoch begins 5 s late), decoded in the workers by `collate_fn`, in a "
     "`DataLoader(batch_size=32, persistent_workers=True)`; its `Audio` feature needs torchcodec, and is not used"
 )
 prepare = make_parquet
@@ -31,7 +32,8 @@ def collated(decoder: str, rows: list[dict[str, Any]]) -> Any:
 
 def make(out: Path, workers: int, decoder: str) -> Callable[[], Iterable[Any]]:
     files = sorted(map(str, out.glob("*.parquet")))
-    data = load_dataset("parquet", data_files=files, split="train", streaming=True).shuffle(seed=1, buffer_size=1000)
+    whole = load_dataset("parquet", data_files=files, split="train", streaming=True)
+    data = whole.shuffle(seed=1, buffer_size=1000, max_buffer_input_shards=1)
     loader = DataLoader(
         data,
         batch_size=BATCH,

@@ -14,7 +14,7 @@ PACKAGES = ecopipe_loader.PACKAGES
 FORMAT = ecopipe_loader.FORMAT
 DECODERS = ecopipe_loader.DECODERS
 WORKERS = ecopipe_loader.WORKERS
-USE = "the same with `DecodeAudio(dtype='int16')`: what is delivered is int16, as the speech pipelines of this project do"
+USE = "the same with `DecodeAudio(dtype='int16')`: int16 is delivered, as this project's speech pipelines do"
 prepare = ecopipe_loader.prepare
 
 

@@ -14,6 +14,7 @@ PACKAGES = ecopipe_loader.PACKAGES
 FORMAT = ecopipe_loader.FORMAT
 DECODERS = ecopipe_loader.DECODERS
 WORKERS = (1, 2)
+PROTOTYPE = True
 USE = "`benchmarks/bench/prototype_threads.py`: no processes, threads decode into the rows of batches; no loader yet"
 prepare = ecopipe_loader.prepare
 

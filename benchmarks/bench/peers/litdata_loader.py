@@ -26,7 +26,10 @@ PACKAGES = ("litdata", "soundfile")
 FORMAT = "litdata"
 DECODERS = ("soundfile", "dr_flac")
 WORKERS = (0, 1, 2)
-USE = "`StreamingDataset(shuffle=True, transform=decode)` in a `StreamingDataLoader(batch_size=32, persistent_workers=True)`"
+USE = (
+    "`StreamingDataset(shuffle=True, transform=decode)` in a "
+    "`StreamingDataLoader(batch_size=32, persistent_workers=True)`"
+)
 
 
 def sample(path: str) -> dict[str, Any]:

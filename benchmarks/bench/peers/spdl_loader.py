@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from benchmarks.bench.decoders import BY_NAME, padded
 NAME = "spdl"
 PACKAGES = ("spdl", "spdl-io", "soundfile")
 FORMAT = "files"
-DECODERS = ("soundfile", "ffmpeg", "dr_flac")
+DECODERS = ("soundfile", "dr_flac", *(["ffmpeg"] if ctypes.util.find_library("avutil") else []))
 WORKERS = (1, 2)
 USE = (
     "`PipelineBuilder().add_source(paths).pipe(decode, concurrency=threads).aggregate(32).pipe(pad).add_sink(3)`, "
-    "`build(num_threads=)`; workers are threads; `ffmpeg` is its own `spdl.io.load_audio`"
+    "`build(num_threads=)`; workers are threads; `ffmpeg` is its own `spdl.io.load_audio`, "
+    "measured where FFmpeg's libraries are installed"
 )
 
 
