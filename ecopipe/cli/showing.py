@@ -115,8 +115,6 @@ def _making(provenance: Mapping[str, Any]) -> str:
     """How a split was made, in words: what was asked for, and by which ecopipe."""
     told = [f"ecopipe {provenance.get('ecopipe', '')}".strip()]
     limits, recipe = provenance.get("limits"), provenance.get("recipe")
-    if isinstance(limits, dict):
-        told += [f"{name} {value:,}" for name, value in limits.items() if isinstance(value, int | float)]
     if provenance.get("shuffle") is not None:
         told.append(f"shuffled by seed {provenance['shuffle']}")
     stages = recipe.get("stages") if isinstance(recipe, dict) else None
@@ -125,6 +123,8 @@ def _making(provenance: Mapping[str, Any]) -> str:
     options = provenance.get("options")
     if isinstance(options, dict):
         told += [f"{name}={_shortly(value)}" for name, value in options.items()]
+    if isinstance(limits, dict):
+        told += [f"{name} {value:,}" for name, value in limits.items() if isinstance(value, int | float)]
     return ", ".join(told)
 
 

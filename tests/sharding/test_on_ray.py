@@ -25,10 +25,10 @@ from ecopipe.pipeline.toml import load_stages
 from ecopipe.sharding import on_ray
 from ecopipe.sharding.limits import Limits
 from ecopipe.sharding.planning import list_split, plan_shards
-from ecopipe.sharding.versions import library_versions
 from ecopipe.sharding.recipe import Recipe
 from ecopipe.sharding.staging import LocalStaging
 from ecopipe.sharding.tasks import Job
+from ecopipe.sharding.versions import library_versions
 from ecopipe.sharding.write import write_corpus
 from ecopipe.vocabulary.errors import ConfigError, MissingDependency
 from tests.servers import ACCESS, SECRET, s3_server
