@@ -183,7 +183,12 @@ def draw(results: Results, path: Path) -> None:
     ]  # fmt: skip
     lines, told_ = axes.get_legend_handles_labels()
     axes.legend(
-        handles + lines, ["ecopipe", "its own decoder", "given dr_flac", *told_], loc="lower right", frameon=False
+        handles + lines,
+        ["ecopipe", "its own decoder", "given dr_flac", *told_],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=2,
+        frameon=False,
     )
     axes.set_xlabel("utterances per second, best number of workers, warm")
     for side in ("top", "right"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import tomli_w
 
 from ecopipe.insight.profile import Profile
-from ecopipe.insight.profile_model import cores, measured_rate, steady
+from ecopipe.insight.profile_model import cores, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.toml import loads
 from ecopipe.pipeline.tuning import Tuning
@@ -26,6 +26,9 @@ PREFETCHES = (1, 2, 4)
 
 TRIALS = 6
 """Settings that are measured at most."""
+
+ROUNDS = 8
+"""Times that all batches on their way are replaced while a setting is measured: they come in bursts."""
 
 AS_GOOD = 0.97
 """A setting of fewer workers, or of less prefetch, is preferred if it gives so much of the best."""
@@ -109,13 +112,19 @@ def tune(
         if trial.workers:
             profile, memory = _measured(pipeline, shards, trial.workers, trial.prefetch, each, consumer_s, device)
         fits = memory_bytes is None or memory <= memory_bytes
-        rate = round(measured_rate(steady(profile.recording)), 2)
+        rate = round(_rate(profile), 2)
         found.append(Trial(trial.workers, trial.prefetch, round(trial.predicted_per_s, 2), rate, memory, fits))
         told(found[-1])
     best = max(trial.samples_per_s or 0.0 for trial in found if trial.fits)
     good = [trial for trial in found if trial.fits and (trial.samples_per_s or 0.0) >= AS_GOOD * best]
     first = min(good, key=lambda trial: (trial.workers, trial.prefetch))
     return [first, *(trial for trial in found if trial is not first)]
+
+
+def _rate(profile: Profile) -> float:
+    """Samples per second, from the first batch of the steady ones to the last."""
+    first, *rest = steady(profile.recording)
+    return sum(one.samples for one in rest) / max((rest[-1].delivered_ns - first.delivered_ns) / 1e9, 1e-9)
 
 
 def _measured(
@@ -125,7 +134,7 @@ def _measured(
     memory = count = 0
     with Loader(pipeline, workers=workers, prefetch=prefetch, shards=shards, device=device) as loader:
         with loader.profile() as profile:
-            for _ in taken(loader, seconds, consumer_s, least=12 + workers * prefetch):
+            for _ in taken(loader, seconds, consumer_s, least=12 + ROUNDS * workers * prefetch):
                 count += 1
                 if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: it is slow to ask
                     memory = max(memory, sum(map(memory_of, [os.getpid(), *loader.worker_pids])))

@@ -19,9 +19,10 @@ FORMAT = "parquet"
 DECODERS = ("soundfile", "dr_flac")
 WORKERS = (0, 1, 2)
 USE = (
-    "`load_dataset('parquet', streaming=True).shuffle(buffer_size=1000, max_buffer_input_shards=1)` (with its default of "
-    "10 all shards are one, for one worker, and each epoch begins 5 s late), decoded in the workers by `collate_fn`, in a "
-    "`DataLoader(batch_size=32, persistent_workers=True)`; its `Audio` feature needs torchcodec, and is not used"
+    "`load_dataset('parquet', streaming=True).shuffle(buffer_size=1000, max_buffer_input_shards=1)` (with its default "
+    "of 10 all shards are one, for one worker, and each epoch begins 5 s late), decoded in the workers by "
+    "`collate_fn`, in a `DataLoader(batch_size=32, persistent_workers=True)`; its `Audio` feature needs torchcodec, "
+    "and is not used"
 )
 prepare = make_parquet
 
