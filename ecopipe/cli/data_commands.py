@@ -42,6 +42,7 @@ Stages = Annotated[Optional[Path], typer.Option(help="A TOML file of [[stages]] 
 Workers = Annotated[Optional[int], typer.Option(min=0, help="Processes; as many as there are cores unless given.")]
 BadSamplesPolicy = Annotated[OnBad, typer.Option(help="End at a bad sample, or leave it out and list it.")]
 MaxBadShare = Annotated[float, typer.Option(help="Share of bad samples that ends the run, of at least 1,000 samples.")]
+Sha256 = Annotated[bool, typer.Option("--sha256", help="Note the SHA-256 of each tar in dataset.json.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace splits that are there already.")]
 
 
@@ -77,6 +78,7 @@ def shard(
         Optional[Storage], typer.Option(help="Arrays of pixels: store PNG (default), or the raw array (.npy).")
     ] = None,
     overwrite: Overwrite = False,
+    sha256: Sha256 = False,
 ) -> None:
     """Write a raw corpus as WebDataset tars with an index. Interrupted, even killed, the same command goes on."""
     from ecopipe.cli import sharding
@@ -102,6 +104,7 @@ def shard(
             bad_samples=bad_samples.value,
             max_bad_share=max_bad_share,
             overwrite=overwrite,
+            sha256=sha256,
         ),
     )
 
@@ -130,6 +133,7 @@ def reshard(
     bad_samples: BadSamplesPolicy = OnBad.raise_,
     max_bad_share: MaxBadShare = 0.01,
     overwrite: Overwrite = False,
+    sha256: Sha256 = False,
 ) -> None:
     """Write shards anew: merged, split, shuffled, filtered, or changed by stages."""
     from ecopipe.cli import sharding
@@ -151,6 +155,7 @@ def reshard(
             bad_samples=bad_samples.value,
             max_bad_share=max_bad_share,
             overwrite=overwrite,
+            sha256=sha256,
         ),
     )
 

@@ -78,6 +78,7 @@ class How:
     bad_samples: str
     max_bad_share: float
     overwrite: bool
+    sha256: bool
     engine: str = "local"
     ray_address: str | None = None
 
@@ -99,6 +100,7 @@ class How:
             "ray_address": self.ray_address,
             "bad_samples": BadSamples(self.bad_samples, max_share=self.max_bad_share),  # type: ignore[arg-type]
             "overwrite": self.overwrite,
+            "sha256": self.sha256,
         }
 
     def recipe(self) -> tuple[Stage, ...]:

@@ -146,8 +146,8 @@ class IndexWriter:
         self._options = pa.ipc.IpcWriteOptions(compression=COMPRESSION, use_threads=False)
         self._writer = pa.ipc.new_file(self._file, self.schema, options=self._options)
 
-    def add(self, name: str, size: int, rows: Sequence[Row]) -> ShardInfo:
-        """Appends the rows of one shard."""
+    def add(self, name: str, size: int, rows: Sequence[Row], *, digest: str = "") -> ShardInfo:
+        """Appends the rows of one shard, whose :func:`digest_rows` may be known already."""
         names = self.schema.names[len(_FIXED) :]
         for row in rows:
             if unknown := set(row.measures) - set(names):
@@ -162,7 +162,7 @@ class IndexWriter:
         for column in names:
             columns[column] = [row.measures.get(column) for row in rows]
         return self.add_table(
-            ShardInfo(name, size, len(rows), digest_rows(rows)), pa.table(columns, schema=self.schema)
+            ShardInfo(name, size, len(rows), digest or digest_rows(rows)), pa.table(columns, schema=self.schema)
         )
 
     def add_table(self, shard: ShardInfo, table: pa.Table) -> ShardInfo:

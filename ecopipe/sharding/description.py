@@ -60,7 +60,7 @@ class Description:
             return False
         folder = files.join(self._out, split)
         return all(
-            files.exists(files.join(folder, name)) for name in (index_format.FILE_NAME, *told["provenance"]["sha256"])
+            files.exists(files.join(folder, name)) for name in (index_format.FILE_NAME, *told["provenance"]["digests"])
         )
 
     def difference(self, split: str, settings: Mapping[str, Any]) -> str:
@@ -107,7 +107,8 @@ class Description:
             "source": source,
             **settings,
             "fingerprint": plan.fingerprint,
-            "sha256": {one.shard.name: one.shard.sha256 for one in done},
+            "digests": {one.shard.name: one.shard.digest for one in done},
+            "sha256": {one.shard.name: one.shard.sha256 for one in done if one.shard.sha256} or None,
         }
         with _alone(self._out):
             self._write(corpus, source, {plan.split: {**asdict(summary), "provenance": provenance}})

@@ -69,6 +69,9 @@ class Staging(abc.ABC):
     def keep(self, task: int, folder: Path, done: Mapping[str, Any]) -> None:
         """Takes the shard and the index that a task made; the task counts as done once this returns."""
 
+    def settle(self, task: int) -> None:  # noqa: B027 - what was put to a URL is settled
+        """Waits until the shard of a task that is done is on the disk."""
+
     @abc.abstractmethod
     def kept(self) -> dict[int, Mapping[str, Any]]:
         """What was kept of each task that is done."""
@@ -196,6 +199,10 @@ class LocalStaging(Staging):
         os.replace(folder / self.index_name(task), self._tasks / self.index_name(task))
         _write(self._tasks / f"{task:06d}.json", json.dumps(done))
 
+    def settle(self, task: int) -> None:
+        with open(self._shards / self.shard_name(task), "rb") as shard:
+            os.fsync(shard.fileno())
+
     def kept(self) -> dict[int, Mapping[str, Any]]:
         found = {}
         folder = self._shards if self._shards.exists() else self._place  # renamed as it was published
@@ -309,12 +316,9 @@ class RemoteStaging(Staging):
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+    """Writes a small file whole or not at all; one that a crash of the machine damages is made anew."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -60,6 +60,7 @@ class Job:
     recipe: Recipe
     staging: Staging
     bad_samples: BadSamples = field(default_factory=BadSamples)
+    sha256: bool = False
 
 
 def run_task(job: Job, task: int, note: Note) -> Done:
@@ -70,7 +71,7 @@ def run_task(job: Job, task: int, note: Note) -> Done:
         OutputError: The place cannot be written; the disk is full.
     """
     with explained(Path(job.staging.where)), job.staging.workplace(task) as folder:
-        writer = ShardWriter(folder / job.staging.shard_name(task))
+        writer = ShardWriter(folder / job.staging.shard_name(task), sha256=job.sha256)
         bad: list[BadRecord] = []
         told = 0
         try:
@@ -83,7 +84,7 @@ def run_task(job: Job, task: int, note: Note) -> Done:
             raise
         index = IndexWriter(folder / job.staging.index_name(task), extras=job.plan.columns)
         try:
-            index.add(shard.name, shard.size, writer.rows)
+            index.add(shard.name, shard.size, writer.rows, digest=shard.digest)
             index.finish()
         except BaseException:
             index.abandon()

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecopipe.formats.index import Row
+from ecopipe.formats.index import Row, digest_rows
 from ecopipe.formats.tar import TarWriter
 from ecopipe.vocabulary.errors import CorpusError
 
 MADE_BY = "ecopipe shard"
 """What an index says of tars that may be replaced."""
 
-BUFFER = 2**20
-"""Bytes that are collected before they are written."""
+BUFFER = 2**16
+"""Bytes that are collected before they are written; what is larger is written as it is."""
 
 SUMMED = ("duration_s", "tokens", "chars")
 """Measures that a summary adds up."""
@@ -35,12 +35,14 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A tar that was written: its name, bytes, samples, and the SHA-256 of its bytes in hexadecimal digits."""
+    """A tar that was written: its name, bytes, samples, the digest that its index has of keys, sizes and CRC-32s, and
+    the SHA-256 of its bytes in hexadecimal digits, if that was asked for."""
 
     name: str
     size: int
     rows: int
-    sha256: str
+    digest: str = ""
+    sha256: str = ""
 
 
 @dataclass
@@ -72,13 +74,14 @@ class ShardWriter:
 
     Args:
         path: The tar; it is made anew.
+        sha256: Whether to take the SHA-256 of the tar.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sha256: bool = False) -> None:
         self._path = path
         self._file = open(path, "wb", buffering=BUFFER)  # noqa: SIM115 - closed by finish or abandon
-        self._digest = hashlib.sha256()
-        self._tar = TarWriter(self._file, digest=self._digest)
+        self._sha256 = hashlib.sha256() if sha256 else None
+        self._tar = TarWriter(self._file, digest=self._sha256)
         self._keys: set[str] = set()
         self._labels: Counter[int] = Counter()
         self._totals: dict[str, float] = {}
@@ -109,7 +112,13 @@ class ShardWriter:
         """Closes the tar, and says what it holds."""
         self._tar.finish()
         self._file.close()
-        shard = ShardFile(self._path.name, self._tar.position, len(self.rows), self._digest.hexdigest())
+        shard = ShardFile(
+            self._path.name,
+            self._tar.position,
+            len(self.rows),
+            digest_rows(self.rows),
+            self._sha256.hexdigest() if self._sha256 else "",
+        )
         labels = {str(label): count for label, count in sorted(self._labels.items())}
         return shard, SplitSummary(len(self.rows), 1, shard.size, 0, self._totals, labels)
 

@@ -404,12 +404,15 @@ def test_provenance_and_checksums_are_written_down(tmp_path: Path) -> None:
         options={"only": ["x"]},
         shuffle=True,
         seed=3,
+        sha256=True,
     )
     told = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]["provenance"]
     assert {name: told[name] for name in ("source", "options", "limits", "shuffle", "bad_samples", "recipe")} == {
         "source": "texts.tar.gz", "options": {"only": ["x"]}, "limits": {"max_bytes": 2**28, "max_count": 6},
         "shuffle": 3, "bad_samples": "raise", "recipe": None,
     }  # fmt: skip
+    with opened(str(tmp_path / "train" / "index.arrow")) as index:
+        assert told["digests"] == {shard.name: shard.digest for shard in index.shards}
     assert told["sha256"] == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "train").glob("*.tar")
     }
