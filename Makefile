@@ -4,7 +4,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 
 OLD := .venv-torchtext/bin
 
-.PHONY: demo test test-long test-torchtext lint clean
+.PHONY: demo test test-long test-torchtext lint bench clean
 
 demo: .venv/installed  ## Install, then shard and stream three small corpora
 	$(BIN)/ecopipe demo
@@ -22,6 +22,10 @@ lint: .venv/installed-lint  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed  ## ecopipe beside its peers, for hours: DATA is a folder with LibriSpeech and the two archives
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r benchmarks/bench/requirements.txt
+	$(BIN)/python -m benchmarks.bench $(DATA) --json bench.json --table benchmarks/bench/TABLE.md --chart benchmarks/bench/chart.svg
 
 clean:  ## Remove the environment and the demo
 	rm -rf .venv .venv-torchtext shards/demo

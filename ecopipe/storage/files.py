@@ -11,7 +11,7 @@ import os
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from ecopipe.storage import remote
@@ -185,8 +185,9 @@ class RangeReader:
             while self._open:
                 os.close(self._open.popitem()[1])
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # then modules are gone, and files are closed by the system
+            self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fresh_reader, (self._max_open,)
