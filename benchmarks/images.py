@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 
 from ecopipe import Batch, Collate, DecodeImage, Pipeline, Shuffle, TarShards
 from ecopipe.datasets.cifar10 import Cifar10
+from ecopipe.datasets.corpus import Corpus, RawSample
 from ecopipe.formats import image as codec
 from ecopipe.sharding.limits import Limits
 from ecopipe.sharding.write import write_corpus
@@ -157,10 +159,41 @@ def _payloads(folder: Path) -> list[bytes]:
     return found
 
 
-def prepare(corpus: str, folder: Path) -> int:
+class Copies(Corpus):
+    """The images of a corpus several times, under keys of their own: as many as the real one has, of its parts."""
+
+    name = "cifar10"
+
+    def __init__(self, corpus: Cifar10, copies: int) -> None:
+        self._corpus, self._copies, self.columns = corpus, copies, corpus.columns
+
+    def splits(self) -> tuple[str, ...]:
+        return self._corpus.splits()
+
+    def count(self, split: str) -> int:
+        return self._corpus.count(split) * self._copies
+
+    def key(self, split: str, place: int) -> str:
+        copy, inner = divmod(place, self._corpus.count(split))
+        return f"{self._corpus.key(split, inner)}-{copy}"
+
+    def sizes(self, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.tile(self._corpus.sizes(split), self._copies)
+
+    def sample(self, split: str, place: int) -> RawSample:
+        return replace(self._corpus.sample(split, place % self._corpus.count(split)), key=self.key(split, place))
+
+    def report(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        self._corpus.close()
+
+
+def prepare(corpus: str, folder: Path, copies: int) -> int:
     """Writes the shards and the array; gives the number of images."""
     for storage in ("raw", "png"):
-        reader = Cifar10(corpus, storage=storage)
+        reader = Copies(Cifar10(corpus, storage=storage), copies)
         count = reader.count("train")
         write_corpus(reader, folder / storage, splits=["train"], limits=Limits(max_count=-(-count // SHARDS)))
         reader.close()
@@ -200,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="cifar-10-python.tar.gz")
     parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--copies", type=int, default=1, help="of each image: 11 of 4,660 make the 50,000 of CIFAR-10")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each way in a round, at least")
     parser.add_argument("--only", default="", help="ways whose names hold this: raw")
@@ -208,7 +242,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        count = prepare(given.corpus, Path(name))
+        count = prepare(given.corpus, Path(name), given.copies)
         epochs: dict[str, Epoch] = {}
         for way, make in ways(Path(name), given.batch).items():
             if given.only not in way:

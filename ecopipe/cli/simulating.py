@@ -148,7 +148,8 @@ def words(found: Forecast, bytes_per_s: float | None, *, made_up: bool = False) 
         else:
             told.append(f"In epoch {number} nothing is fetched: the cache holds what a host reads.")
     if epoch.fetched_bytes > 1.5 * found.share_bytes and found.hosts_per_lane > 1.5:
-        better = f" Try --set source.lanes={world.ranks // found.group}." if world.ranks % found.group == 0 else ""
+        lanes = world.ranks // found.group
+        better = f" Try --set source.lanes={lanes}." if world.ranks % found.group == 0 and found.lanes != lanes else ""
         told.append(
             f"Hosts read the same shards: the batches of {counted(found.lanes, 'lane')} go to {world.ranks:,} ranks in "
             f"turn, and those of one lane to {found.hosts_per_lane:.1f} hosts.{better}"
