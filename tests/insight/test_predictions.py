@@ -104,6 +104,7 @@ KNOWN = [
 ]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("times", KNOWN, ids=lambda times: times.limiting())
 def test_the_limiting_stage_is_named_and_the_rate_is_what_was_measured(times: Times) -> None:
     profile, rate = profiled(times, 24)
@@ -111,6 +112,7 @@ def test_the_limiting_stage_is_named_and_the_rate_is_what_was_measured(times: Ti
     assert profile.model.rate(times.workers, times.prefetch) == pytest.approx(rate, rel=0.15)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("known", [0, 1])
 def test_from_none_or_one_worker_the_rate_of_more_is_predicted(known: int) -> None:
     times = Times(known, 2, 2, (5.0, 12.0), (3.0,), 6.0)
@@ -120,7 +122,7 @@ def test_from_none_or_one_worker_the_rate_of_more_is_predicted(known: int) -> No
         assert profile.model.rate(workers, 2) == pytest.approx(rate, rel=0.15)
 
 
-@pytest.mark.long
+@pytest.mark.timed
 def test_a_hundred_random_pipelines() -> None:
     """At least 95 name what limits; from a profile without or with one worker the rates of 1, 2 and 4 are predicted
     within 15 %. What is off is measured once more, since others use the machine too."""
