@@ -10,13 +10,8 @@ from ecopipe.vocabulary.sample import Sample
 
 
 @dataclass(frozen=True)
-class Keep(SampleStage):
-    """The sample with these fields alone.
-
-    Args:
-        fields: Their names.
-        optional: Let a sample pass that lacks some of them.
-    """
+class _Chosen(SampleStage):
+    """Some fields by their names."""
 
     fields: tuple[str, ...]
     _: KW_ONLY
@@ -25,6 +20,16 @@ class Keep(SampleStage):
     def __post_init__(self) -> None:
         _check_names(self, self.fields)
         super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Keep(_Chosen):
+    """The sample with these fields alone.
+
+    Args:
+        fields: Their names.
+        optional: Let a sample pass that lacks some of them.
+    """
 
     def needs(self) -> tuple[str, ...]:
         return (ANY,) if self.optional else self.fields
@@ -38,21 +43,13 @@ class Keep(SampleStage):
 
 
 @dataclass(frozen=True)
-class Drop(SampleStage):
+class Drop(_Chosen):
     """The sample without these fields.
 
     Args:
         fields: Their names.
         optional: Let a sample pass that lacks some of them.
     """
-
-    fields: tuple[str, ...]
-    _: KW_ONLY
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        _check_names(self, self.fields)
-        super().__post_init__()
 
     def needs(self) -> tuple[str, ...]:
         return () if self.optional else self.fields
