@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -33,6 +32,7 @@ from ecopipe.storage import files
 from ecopipe.storage.retries import without_credentials
 from ecopipe.storage.sizes import parse_bytes
 from ecopipe.vocabulary.errors import ConfigError
+from ecopipe.vocabulary.meters import cores
 
 MOST_PROBLEMS = 50
 """Problems that are listed; the rest is counted."""
@@ -115,11 +115,6 @@ class How:
         if self.workers is not None:
             return self.workers
         return 0 if self.engine == "ray" else cores()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shard(

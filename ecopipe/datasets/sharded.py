@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +16,7 @@ from ecopipe.datasets.corpus import Corpus, RawSample
 from ecopipe.formats.index import IndexFile
 from ecopipe.storage import files
 from ecopipe.storage.files import RangeReader
-from ecopipe.vocabulary.errors import ConfigError, CorpusError, ShardError
+from ecopipe.vocabulary.errors import ConfigError, CorpusError
 
 
 class Sharded(Corpus):
@@ -65,7 +63,7 @@ class Sharded(Corpus):
         self.path = named[0] if len(named) == 1 else ""
 
     def _tell(self, folders: Sequence[str]) -> None:
-        found = [told for folder in folders if (told := _description(files.parent(folder)))]
+        found = [told for folder in folders if (told := shards.described(files.parent(folder)))]
         if len(found) == len(folders):
             names = {
                 (str(told.get("name")), str(told.get("version")), tuple(told.get("classes", ()))) for told in found
@@ -119,14 +117,8 @@ class Sharded(Corpus):
         row = self._rows.slice(place, 1).to_pylist()[0]
         path, members = self._paths[row["_tar"]], row["members"]
         payloads = self._reader.read(path, [(member["offset"], member["size"]) for member in members])
-        named = {}
-        for member, data in zip(members, payloads, strict=True):
-            if zlib.crc32(data) != member["crc32"]:
-                raise ShardError(
-                    f"{path}: sample {row['key']!r} member {member['extension']!r} is not what was indexed (its CRC-32 "
-                    "differs): the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
-                )
-            named[member["extension"]] = data
+        shards.check_members(path, row["key"], members, payloads)
+        named = {member["extension"]: data for member, data in zip(members, payloads, strict=True)}
         return RawSample(row["key"], named, {name: row[name] for name in self.columns})
 
     def measures(self, place: int) -> dict[str, Any]:
@@ -161,15 +153,3 @@ def _common(folders: Sequence[str]) -> str:
             f"reshard: the folders are called {', '.join(sorted(names))}. Say with --split what the new one is called."
         )
     return names.pop()
-
-
-def _description(folder: str) -> Mapping[str, Any] | None:
-    path = files.join(folder, "dataset.json")
-    if not files.exists(path):
-        return None
-    try:
-        with files.open_binary(path) as file:
-            told = json.loads(file.read())
-    except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) else None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +20,15 @@ from ecopipe.formats import tar as tar_format
 from ecopipe.formats.index import IndexFile, IndexWriter, Row, digest_rows
 from ecopipe.formats.measures import measure
 from ecopipe.storage import files, remote
-from ecopipe.storage.publish import publish_file
 from ecopipe.vocabulary import errors
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call."""
+
+
+DESCRIPTION = "dataset.json"
+MOST_BYTES = 1 << 24
+"""Bytes of a dataset.json at most; what is larger is none."""
 
 
 def silent(_bytes: int) -> None:
@@ -130,7 +133,7 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
         old = stack.enter_context(opened(target)) if files.exists(target) else None
         numbers = {} if old is None else {shard.name: number for number, shard in enumerate(old.shards)}
         kept = [name for name in numbers if name not in names and files.exists(files.join(folder, name))]
-        temporary = stack.enter_context(_published(target))
+        temporary = stack.enter_context(remote.published(target))
         writer = IndexWriter(temporary, extras=old.extras if old else None, made_by=old.made_by if old else "")
         try:
             for name in sorted([*names, *kept]):
@@ -145,19 +148,6 @@ def index_folder(folder: str, tars: Sequence[str], progress: Progress = silent) 
             raise
         writer.finish()
     return target
-
-
-@contextlib.contextmanager
-def _published(target: str) -> Iterator[Path]:
-    """A local file to write to, which becomes ``target``, a path or URL, when the block ends well."""
-    if not files.is_url(target):
-        with publish_file(Path(target)) as temporary:
-            yield temporary
-        return
-    with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
-        temporary = Path(folder, index_format.FILE_NAME)
-        yield temporary
-        remote.put_file(temporary, target)
 
 
 def _with_extras(rows: list[Row], old: IndexFile, number: int) -> list[Row]:
@@ -213,6 +203,34 @@ def unlisted(folders: Mapping[str, Sequence[str]]) -> list[str]:
         known = pc.is_in(pa.array(map(files.base_name, tars), pa.string()), value_set=listed)
         found += [tar for tar, is_known in zip(tars, known.to_pylist(), strict=True) if not is_known]
     return found
+
+
+def check_members(path: str, key: str, members: Sequence[Mapping[str, Any]], payloads: Sequence[bytes]) -> None:
+    """Compares what was read of a sample with the CRC-32s of its index row.
+
+    Raises:
+        ShardError: A member is not what was indexed.
+    """
+    for member, payload in zip(members, payloads, strict=True):
+        if zlib.crc32(payload) != member["crc32"]:
+            raise errors.ShardError(
+                f"{path}: sample {key!r} member {member['extension']!r} is not what was indexed (its CRC-32 differs): "
+                "the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
+            )
+
+
+def described(folder: str) -> dict[str, Any]:
+    """What the dataset.json of a folder says; empty if there is none that can be read."""
+    path = files.join(folder, DESCRIPTION)
+    if not files.exists(path):
+        return {}
+    with files.open_binary(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    try:
+        found = json.loads(data) if len(data) <= MOST_BYTES else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ the rows, memory does not. Payloads are read of the few samples alone.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,10 +21,6 @@ from ecopipe.formats.index import IndexFile
 from ecopipe.formats.text import TEXT_EXTENSIONS
 from ecopipe.storage import files
 from ecopipe.vocabulary.errors import IndexFileError, ShardError
-
-DESCRIPTION = "dataset.json"
-MOST_BYTES = 1 << 24
-"""Bytes of a dataset.json at most; what is larger is none."""
 
 MOST_VALUES = 10_000
 """Different labels, image sizes or extensions that are told apart."""
@@ -306,16 +301,8 @@ def _texts(path: str, members: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _description(path: str, folder: str) -> dict[str, Any]:
     """The dataset.json of a folder of splits, or of the one that a split lies in; empty if there is none to read."""
     for place in dict.fromkeys((path, folder, files.parent(folder.rstrip("/")))):
-        target = files.join(place, DESCRIPTION)
-        if not files.exists(target):
-            continue
-        with files.open_binary(target) as file:
-            data = file.read(MOST_BYTES + 1)
-        try:
-            found = json.loads(data) if len(data) <= MOST_BYTES else None
-        except (ValueError, RecursionError):
-            found = None
-        return found if isinstance(found, dict) else {}
+        if files.exists(files.join(place, shards.DESCRIPTION)):
+            return shards.described(place)
     return {}
 
 

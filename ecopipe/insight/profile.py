@@ -9,11 +9,11 @@ import numpy as np
 
 from ecopipe.insight import profile_words
 from ecopipe.insight.predictions import PLAN, TRANSFER, Model
-from ecopipe.insight.profile_model import DELIVER, REST, cores, measured_rate, model_of, steady
+from ecopipe.insight.profile_model import DELIVER, REST, measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Delivery, Gauge, Recording
 from ecopipe.vocabulary.errors import DataError
-from ecopipe.vocabulary.meters import Histogram, Tally
+from ecopipe.vocabulary.meters import Histogram, Tally, cores
 
 FORMAT = 1
 """Version of the JSON document."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 from ecopipe.insight.predictions import CONSUMER, PLAN, Cost, Model, Step, slope
 from ecopipe.run.gauge import Delivery, Recording
 from ecopipe.run.metering import BatchTimes
+from ecopipe.vocabulary.meters import cores
 
 REST = "rest of the worker"
 DELIVER = "deliver"
@@ -22,12 +22,6 @@ ENOUGH = 8
 """Deliveries from which on their rate is compared with the modelled one."""
 
 LEAST_REACHED = 0.5
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def steady(recording: Recording) -> list[Delivery]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import tomli_w
 
 from ecopipe.insight.profile import Profile
-from ecopipe.insight.profile_model import cores, steady
+from ecopipe.insight.profile_model import steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.toml import loads
 from ecopipe.pipeline.tuning import Tuning
@@ -20,6 +20,7 @@ from ecopipe.plan.mixed import Opened
 from ecopipe.run.loader import Loader
 from ecopipe.run.metering import rss_bytes
 from ecopipe.vocabulary.errors import ConfigError, DataError
+from ecopipe.vocabulary.meters import cores
 from ecopipe.vocabulary.sample import Batch
 
 PREFETCHES = (1, 2, 4)

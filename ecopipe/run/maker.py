@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import traceback
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import pyarrow as pa
 
+from ecopipe.datasets.shards import check_members
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
@@ -23,7 +23,7 @@ from ecopipe.stages.columns import ByColumns, Columns, collate_columns, collates
 from ecopipe.stages.foreign import Map
 from ecopipe.stages.stage import ANY, SampleStage
 from ecopipe.storage.files import RangeReader
-from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError, ShardError
+from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Fault, Part, Place, Sample
 
@@ -243,7 +243,7 @@ class BatchMaker:
         members = [member for member in row["members"] if reads is None or member["extension"] in reads]
         payloads = self._reader.read(row["path"], [(member["offset"], member["size"]) for member in members])
         if self._verify == "crc":
-            _check_members(row, members, payloads)
+            check_members(row["path"], row["key"], members, payloads)
         fields = {name: value for name, value in row.items() if name not in ROW_COLUMNS and value is not None}
         fields.update((member["extension"], data) for member, data in zip(members, payloads, strict=True))
         return Sample(row["key"], fields, shard=row["shard"], part=self._part(row))
@@ -321,12 +321,3 @@ def _explain(stage: str, samples: Sequence[Sample], error: Exception, *, foreign
     reason = str(error) if own else f"{type(error).__name__}: {error}"
     key = samples[0].key if len(samples) == 1 else f"{samples[0].key} and {len(samples) - 1} more"
     return SampleError(stage, key, samples[0].shard, reason, traceback.format_exc())
-
-
-def _check_members(row: dict[str, Any], members: Sequence[dict[str, Any]], payloads: Sequence[bytes]) -> None:
-    for member, payload in zip(members, payloads, strict=True):
-        if zlib.crc32(payload) != member["crc32"]:
-            raise ShardError(
-                f"{row['path']}: sample {row['key']!r} member {member['extension']!r} is not what was indexed "
-                "(its CRC-32 differs): the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
-            )

@@ -9,12 +9,12 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ecopipe.datasets import shards
 from ecopipe.datasets.corpus import Corpus
 from ecopipe.formats import index as index_format
 from ecopipe.sharding.planning import ShardPlan
@@ -23,10 +23,10 @@ from ecopipe.sharding.tasks import Done
 from ecopipe.sharding.versions import library_versions
 from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files, remote
-from ecopipe.storage.publish import explained, publish_file
+from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import IndexFileError, OutputError
 
-FILE_NAME = "dataset.json"
+FILE_NAME = shards.DESCRIPTION
 
 
 class Description:
@@ -125,14 +125,8 @@ class Description:
             },
         }
         text = json.dumps(self._told, indent=2, sort_keys=True) + "\n"
-        if files.is_url(self._out):
-            with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
-                local = Path(folder) / FILE_NAME
-                local.write_text(text, encoding="utf-8")
-                remote.put_file(local, files.join(self._out, FILE_NAME))
-            return
-        with publish_file(Path(self._out) / FILE_NAME) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with remote.published(files.join(self._out, FILE_NAME)) as local:
+            local.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

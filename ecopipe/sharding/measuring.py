@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ecopipe.formats.tar import Member
 from ecopipe.run.maker import apply_stages
 from ecopipe.sharding.local import Note, run_local
 from ecopipe.stages.stage import SampleStage
-from ecopipe.storage.publish import publish_file
+from ecopipe.storage import remote
 from ecopipe.vocabulary.errors import ConfigError, SampleError, ShardError
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Sample
@@ -125,7 +124,7 @@ def _value(name: str, stages: Sequence[SampleStage], sample: Sample) -> int | fl
 
 def _write(target: str, old: IndexFile, corpus: Sharded, columns: dict[str, pa.Array]) -> None:
     extras = {**old.extras, **{name: str(column.type) for name, column in columns.items()}}
-    with publish_file(Path(target)) as temporary:
+    with remote.published(target) as temporary:
         writer = IndexWriter(temporary, extras=extras, made_by=old.made_by)
         try:
             for number, shard in enumerate(old.shards):

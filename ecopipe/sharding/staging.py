@@ -21,7 +21,7 @@ from typing import Any
 
 from ecopipe.formats import index as index_format
 from ecopipe.storage import files, remote
-from ecopipe.storage.publish import PREFIX, explained, put_in_place, sweep
+from ecopipe.storage.publish import PREFIX, explained, put_in_place, sweep, umask
 from ecopipe.vocabulary.errors import OutputError
 
 UNFINISHED = f"{PREFIX}unfinished"
@@ -194,7 +194,7 @@ class LocalStaging(Staging):
             yield Path(made)
 
     def keep(self, task: int, folder: Path, done: Mapping[str, Any]) -> None:
-        os.chmod(folder / self.shard_name(task), 0o666 & ~_umask())
+        os.chmod(folder / self.shard_name(task), 0o666 & ~umask())
         os.replace(folder / self.shard_name(task), self._shards / self.shard_name(task))
         os.replace(folder / self.index_name(task), self._tasks / self.index_name(task))
         _write(self._tasks / f"{task:06d}.json", json.dumps(done))
@@ -328,13 +328,5 @@ def _read_text(url: str) -> str:
 
 
 def _write_text(url: str, text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
-        local = Path(folder) / "text"
+    with remote.published(url) as local:
         local.write_text(text, encoding="utf-8")
-        remote.put_file(local, url)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -111,7 +111,7 @@ def publish_file(path: Path) -> Iterator[Path]:
     """
     with _temporary(path, folder=False) as temporary:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -146,7 +146,7 @@ def put_in_place(
     Raises:
         OSError, OutputError: The place is taken or cannot be written.
     """
-    os.chmod(folder, 0o777 & ~_umask())
+    os.chmod(folder, 0o777 & ~umask())
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb") as written:
@@ -196,7 +196,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The file mode bits that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -11,13 +11,14 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from ecopipe.storage.publish import PREFIX
+from ecopipe.storage.publish import PREFIX, publish_file
 from ecopipe.storage.retries import Policy, ShortRead, retrying, without_credentials
 from ecopipe.vocabulary.errors import MissingDependency, OutputError
 
@@ -162,6 +163,19 @@ def remove(url: str) -> None:
             found.rm_file(name)
 
     _asked(url, "removing", ask)
+
+
+@contextlib.contextmanager
+def published(target: str) -> Iterator[Path]:
+    """A local file to write to, which becomes ``target``, a path or URL, when the block ends well."""
+    if "://" not in target:
+        with publish_file(Path(target)) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="ecopipe-") as folder:
+        temporary = Path(folder, target.rpartition("/")[2])
+        yield temporary
+        put_file(temporary, target)
 
 
 def put_file(local: Path, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import log2
@@ -109,3 +110,9 @@ class Tally:
         self.cpu_ns += other.cpu_ns
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

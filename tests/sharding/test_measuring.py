@@ -12,13 +12,18 @@ from typer.testing import CliRunner
 
 from ecopipe.cli.main import app
 from ecopipe.datasets.shards import opened, verify_folder
-from ecopipe.sharding.measuring import _value
+from ecopipe.sharding.limits import Limits
+from ecopipe.sharding.measuring import _value, add_measures
+from ecopipe.sharding.write import write_corpus
 from ecopipe.stages.foreign import Map
+from ecopipe.stages.text import TokenizeWhitespace
+from ecopipe.storage import files
 from ecopipe.vocabulary.errors import EcopipeError, SampleError
 from ecopipe.vocabulary.sample import Sample
 
 from .test_recipe import rows
 from .test_write import tree
+from .texts import Texts
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -139,3 +144,13 @@ def test_a_measure_is_what_a_column_holds(value: float, kept: float | None) -> N
             _value("asked", (stage,), sample)
     else:
         assert (_value("asked", (stage,), sample), type(_value("asked", (stage,), sample))) == (kept, type(kept))
+
+
+def test_a_measure_is_added_to_shards_at_a_url(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}-{os.getpid()}"
+    for place in (url, tmp_path):
+        write_corpus(Texts(20), place, splits=["train"], limits=Limits(max_count=6))
+        add_measures(files.join(str(place), "train"), [("words", (TokenizeWhitespace(),))])
+    with files.open_binary(f"{url}/train/index.arrow") as index:
+        assert index.read() == (tmp_path / "train" / "index.arrow").read_bytes()
+    assert [row["words"] for row in rows(tmp_path / "train")] == list(range(1, 21))
