@@ -10,10 +10,10 @@ demo: .venv/installed  ## Install, then shard and stream three small corpora
 	$(BIN)/ecopipe demo
 
 test: .venv/installed-test  ## Install what tests need, and run them
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-long: .venv/installed-test  ## The tests that take minutes
-	$(BIN)/pytest -m long -n auto
+	$(BIN)/pytest -m long -n auto --dist worksteal
 
 test-torchtext: .venv-torchtext/installed  ## The same results as the real torchtext, beside the torch that it needs
 	$(OLD)/pytest tests/torchtext

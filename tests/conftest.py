@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from ecopipe.sharding.write import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """Processes that test side by side share the cores: torch's threads, of all of them, would wait for each other.
+
+    Before torch is imported; the processes that tests start inherit it. A run without xdist has threads as users have.
+    """
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def real(*parts: str) -> Path:

@@ -53,12 +53,18 @@ def trace(pipeline: Pipeline, epochs: int = 1, **settings: Any) -> list[Seen]:
 
 
 def law_1_workers_have_no_say(pipeline: Pipeline) -> None:
-    """Same (index, pipeline, seed, epoch): the same batches, bit for bit, for any worker count; and two runs agree."""
+    """Same (index, pipeline, seed, epoch): the same batches, bit for bit, for any workers and threads, and twice."""
     expected = trace(pipeline, epochs=2)
     assert expected
     assert trace(pipeline, epochs=2) == expected
-    for workers in (1, 2):
-        assert trace(pipeline, epochs=2, workers=workers) == expected
+    for workers, threads in ((0, 2), (1, 0), (2, 2)):
+        assert trace(pipeline, epochs=2, workers=workers, threads=threads) == expected
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - min(before, 2))  # of torch itself: two instead of one, or one instead of several
+    try:
+        assert trace(pipeline, epochs=2) == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def law_2_ranks_interleave(pipeline: Pipeline) -> None:

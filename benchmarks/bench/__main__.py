@@ -2,8 +2,11 @@
 
 First install ``benchmarks/bench/requirements.txt``: a loader that is not installed is left out, and the table says why.
 SOURCE is a LibriSpeech tree, a folder of WebDataset tars with flac, or a folder that holds ``LibriSpeech`` and, for the
-images and texts, ``cifar-10-python.tar.gz`` and ``aclImdb_v1.tar.gz``. A full run takes hours; ``--quick`` some
-minutes, and its figures only tell whether everything runs and delivers the same audio.
+images and texts, ``cifar-10-python.tar.gz`` and ``aclImdb_v1.tar.gz``.
+
+A full run (5 rounds, workers 0, 1, 2, all loaders) takes some two hours on two cores. ``--medium`` is as many rounds of
+short epochs, with 0 and 2 workers, as end within 12 minutes: with ``--groups speech limits`` one to three. ``--quick``
+only tells whether everything runs and delivers the same audio.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import corpus, goals, measurements, peers, report, runner
 from benchmarks.bench.measurements import GROUPS, Results
 
-QUICK = {"repeats": 1, "seconds": 0.5, "copies": 1}
-FULL = {"repeats": 5, "seconds": 4.0, "copies": 10}
+QUICK = {"repeats": 1, "seconds": 0.5, "copies": 1, "workers": [0, 1, 2]}
+MEDIUM = {"repeats": 5, "seconds": 0.7, "copies": 3, "workers": [0, 2], "minutes": 11.5}
+FULL = {"repeats": 5, "seconds": 4.0, "copies": 10, "workers": [0, 1, 2]}
 QUICK_ROWS, ROWS = 100_000, 1_000_000
 
 
@@ -33,10 +38,10 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("source", type=Path, nargs="?", help="see above; not needed with --from")
     parser.add_argument("--peers", nargs="+", choices=peers.ALL, default=list(peers.ALL), metavar="PEER")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP", help=f"{GROUPS}")
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--repeats", type=int, help="rounds, 5 unless --quick")
-    parser.add_argument("--seconds", type=float, help="of warm epochs in each run, at least; 4 unless --quick")
-    parser.add_argument("--copies", type=int, help="how often each utterance is there, 10 unless --quick")
+    parser.add_argument("--workers", nargs="+", type=int, help="0 1 2, or 0 2 with --medium")
+    parser.add_argument("--repeats", type=int, help="rounds, 5 unless --medium or --quick")
+    parser.add_argument("--seconds", type=float, help="of warm epochs in a run, at least; 4 unless --medium or --quick")
+    parser.add_argument("--copies", type=int, help="how often each utterance is there, 10 unless --medium or --quick")
     parser.add_argument("--timeout-s", type=float, default=120.0, help="of one run")
     parser.add_argument("--work", type=Path, help="keep the data here, and use again what is there")
     parser.add_argument("--from", dest="saved", type=Path, help="make the report of the results in this JSON file")
@@ -44,11 +49,13 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, help="write all tables here, as Markdown")
     parser.add_argument("--chart", type=Path, help="draw the chart here, as SVG")
     parser.add_argument("--readme", type=Path, help="put chart and table between the markers of this README")
+    parser.add_argument("--minutes", type=float, help="begin no round, but the first, that would end later")
+    parser.add_argument("--medium", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(given)
     if (options.source is None) == (options.saved is None):
         parser.error("give SOURCE, or --from results.json")
-    for name, value in (QUICK if options.quick else FULL).items():
+    for name, value in (QUICK if options.quick else MEDIUM if options.medium else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
@@ -56,6 +63,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace, work: Path) -> Results:
     """Prepares and measures."""
+    until_s = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     source: Path = options.source.resolve()
     beside = source if (source / "LibriSpeech").exists() else source.parent
     speech = source / "LibriSpeech" if beside == source else source
@@ -74,8 +82,10 @@ def run(options: argparse.Namespace, work: Path) -> Results:
             groups.remove(name)
     rows = QUICK_ROWS if options.quick else ROWS
     found = measurements.planned(about, groups, options.workers, options.seconds, rows)
-    measurements.measure(found, options.repeats, options.timeout_s, work, folders, lambda text: print(text, flush=True))
-    settings: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "seconds", "quick")}
+    rounds = measurements.measure(
+        found, options.repeats, options.timeout_s, work, folders, lambda text: print(text, flush=True), until_s
+    )
+    settings: dict[str, Any] = {"repeats": rounds, "seconds": options.seconds, "quick": options.quick}
     settings |= {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     settings["command"] = "python -m benchmarks.bench " + shlex.join(["SOURCE", *_told(sys.argv[1:], options.source)])
     return Results(settings, json.loads(told.read_text()), about, found)

@@ -38,7 +38,6 @@ def prepare(task: Task) -> Figures:
         "use": module.USE,
         "decoders": module.DECODERS,
         "workers": module.WORKERS,
-        "prototype": getattr(module, "PROTOTYPE", False),
         "versions": {package: importlib.metadata.version(package) for package in module.PACKAGES},
     }
 
@@ -106,14 +105,15 @@ class _Count:
 
 
 def start(task: Task) -> Figures:
-    """Seconds from the imported library, with warm files, to the first batch."""
+    """Seconds from the imported library, with warm files, to the first batch; and CPU seconds of all processes."""
     module = peer(task["peer"])
     for path in sorted((Path(task["folder"]) / module.FORMAT).rglob("*")):
         if path.is_file():
             path.read_bytes()
-    began = time.perf_counter()
-    next(iter(_opened(task, module)()))
-    return {"first_batch_s": time.perf_counter() - began}
+    cpu, began = resources.cpu_s(), time.perf_counter()
+    batches = iter(_opened(task, module)())
+    next(batches)  # what makes them lives until the CPU time of its processes was read
+    return {"first_batch_s": time.perf_counter() - began, "first_batch_cpu_s": resources.cpu_s() - cpu}
 
 
 def main() -> None:

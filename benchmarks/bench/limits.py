@@ -36,12 +36,10 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 def _decoder(name: str) -> Callable[[bytes], Any]:
     if name != "dr_flac":
         return decoders.BY_NAME[name]
-    import miniaudio
+    from ecopipe.formats import dr_flac
 
-    from benchmarks.bench.prototype_threads import decode_into
-
-    into = miniaudio.ffi.from_buffer("float[]", np.empty(LONGEST, dtype=np.float32), require_writable=True)
-    return lambda data: decode_into(data, into, miniaudio.lib.ma_dr_flac_read_pcm_frames_f32)
+    into = np.empty(LONGEST, dtype=np.float32)
+    return lambda data: dr_flac.read_into(data, into)
 
 
 def _decoded(payloads: list[bytes], name: str, kind: str, parallel: int, seconds: float) -> float:

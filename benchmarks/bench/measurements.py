@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,8 +117,9 @@ def measure(
     work: Path,
     folders: dict[str, dict[str, str]],
     tell: Callable[[str], None],
-) -> None:
-    """Runs them in turn, round by round. One that fails is not tried again.
+    until_s: float = float("inf"),
+) -> int:
+    """Runs them in turn, round by round; how many rounds there were. One that fails is not tried again.
 
     Args:
         found: The measurements, whose runs are added to.
@@ -126,8 +128,16 @@ def measure(
         work: Where processes get their temporary folders.
         folders: For each group, what its tasks are told beside what they were asked.
         tell: Is told of each run.
+        until_s: When to have ended, on the clock of time.monotonic: a round that would last longer, if it takes as long
+            as the one before, is not begun. The first one always is.
     """
+    began = 0.0
     for number in range(rounds):
+        now = time.monotonic()
+        if number and now + (now - began) > until_s:
+            tell(f"no time for round {number + 1}")
+            return number
+        began = now
         for one in found:
             if one.reason or (number and one.task["kind"] in ONCE):
                 continue
@@ -140,6 +150,7 @@ def measure(
             asked = " ".join(str(value) for name, value in one.task.items() if name not in ("kind", "seconds"))
             said = outcome.reason or "  ".join(f"{name} {_short(value)}" for name, value in (one.runs[-1]).items())
             tell(f"round {number + 1}, {one.task['kind']} {asked}: {said[:200]}")
+    return rounds
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import goals
+from benchmarks.bench import goals, wins
 from benchmarks.bench.measurements import Measured, Results
 
 BEGIN, END = "<!-- bench: begin (made by make bench) -->", "<!-- bench: end -->"
@@ -126,6 +126,7 @@ def summary(results: Results, chart: str | None) -> str:
         speech(results),
         bounds(results),
         conditions(results),
+        "Who is ahead, figure by figure:\n\n" + "\n".join(f"- {line}" for line in wins.words(results)),
         "\n".join(f"- {line}" for line in goals.lines(results)),
     ]
     return "\n\n".join(parts)

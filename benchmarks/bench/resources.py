@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -27,19 +28,21 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def cpu_s() -> float:
-    """CPU seconds of this process and all that came of it, those included that ended and were waited for."""
+def cpu_s(pids: Iterable[int] | None = None) -> float:
+    """CPU seconds of some processes, by default this one and all that came of it, those included that ended and were
+    waited for."""
     ticks = 0
-    for pid in descendants():
+    for pid in descendants() if pids is None else pids:
         with contextlib.suppress(OSError, IndexError):
             ticks += sum(map(int, _stat(pid)[11:15]))
     return ticks * _TICK_S
 
 
 def own_bytes(pid: int) -> int:
-    """Memory that a process alone has: what would come free if it ended."""
+    """Memory that a process has made: anonymous and shared memory, of what several processes hold its share. Pages of
+    mapped files are no part of it: the system takes them back as it likes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) * 1024
 
 
 def open_files(pid: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,9 @@ from ecopipe.cli.progress import stderr
 from ecopipe.cli.streaming import open_source
 from ecopipe.insight import profile_words
 from ecopipe.insight.profile import Profile
+from ecopipe.insight.profile_budgets import budgets
 from ecopipe.insight.profile_codecs import codecs
+from ecopipe.insight.report_figures import spoken_us
 from ecopipe.insight.trace import write_trace
 from ecopipe.insight.tuning import Trial, taken, tune, tuned_text
 from ecopipe.pipeline.document import read_text
@@ -30,6 +33,7 @@ from ecopipe.run.loader import Loader
 from ecopipe.storage.files import is_url
 from ecopipe.storage.publish import publish_file
 from ecopipe.storage.sizes import parse_bytes
+from ecopipe.vocabulary.errors import OutputError
 
 COLD = 0.25
 """The part of the time that the cold run gets."""
@@ -43,33 +47,75 @@ def profile(
     overrides: Sequence[str],
     *,
     workers: int | None,
+    threads: int | None,
     prefetch: int | None,
     seconds: float,
     consumer_ms: float,
     device: str,
     trace: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> dict[str, Any]:
     """Profiles a pipeline file, cold and then warm, and prints what was found; gives the document of the warm run, with
-    ``cold`` (the ``run`` of the cold one) and ``codecs`` beside."""
+    ``cold`` (the ``run`` of the cold one) and ``codecs`` beside.
+
+    Raises:
+        MissingDependency: A report is wanted, and a package for it is not installed.
+        OutputError: The place of the report or the trace cannot be written. Nothing was run then.
+    """
+    for path, option in ((html, "--html"), (trace, "--trace")):
+        if path is not None:
+            check_place(path, option)
+    if html is not None:
+        from ecopipe.insight import report, report_examples
+
+        report.check_installed()
     pipeline = load(file, dict(parse_override(text) for text in overrides))
     shards = open_source(pipeline)
-    settings: dict[str, Any] = {"workers": workers, "prefetch": prefetch, "device": device, "shards": shards}
+    settings: dict[str, Any] = {
+        "workers": workers, "threads": threads, "prefetch": prefetch, "device": device, "shards": shards,
+    }  # fmt: skip
     dropped = drop_from_memory(shards)
     with Loader(pipeline, **settings) as loader:
         cold = _run(loader, COLD * seconds, consumer_ms / 1e3)
     with Loader(pipeline, **settings) as loader:
         warm = _run(loader, (1 - COLD) * seconds, consumer_ms / 1e3)
         document = warm.as_json() | {"codecs": codecs(loader, warm.model, warm.recording)}
+        document["budgets"] = budgets(loader, warm.model, warm.recording)
     document |= {"pipeline": str(file), "cold": cold.as_json()["run"] | {"files_dropped": dropped}}
     document["words"] = profile_words.told(document)
     if trace is not None:
         write_trace(warm.recording, trace)
+    if html is not None:
+        found = report_examples.examples(pipeline, shards)
+        made = report.page(document, pipeline, found, ready=report.ready_when_asked(warm.recording))
+        report.write_report(html, made)
     if as_json:
         print(json.dumps(document))
     else:
         _print(document)
+        if html is not None:
+            print(f"wrote {html}")
     return document
+
+
+def check_place(path: Path, option: str) -> None:
+    """Refuses a place where no file can be written, before the work is done.
+
+    Raises:
+        OutputError: It is a folder, or its folder is missing or cannot be written to.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder. Name a file for {option}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or choose another place with {option}.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}). Choose another place with {option}."
+        ) from error
 
 
 def _run(loader: Loader, seconds: float, consumer_s: float) -> Profile:
@@ -140,6 +186,15 @@ def _figures(document: dict[str, Any]) -> list[tuple[str, str]]:
             f"{row['busy_share']:.0%} busy, {row['cpu_share']:.0%} of a core, {row['starved_share']:.0%} without one"
         )
         found.append((f"worker {row['pid']}", f"{row['batches']} batches, {shares}, {decimal(row['rss_bytes'])}"))
+    predicted = document["predictions"].get("prefetch", {})
+    if len(predicted) > 1:
+        rates = ", ".join(f"{count}: {profile_words.rate(value)}" for count, value in predicted.items())
+        found.append(("samples/s by prefetch", rates))
+    for row in document["budgets"]:
+        size = f"{row['samples_per_batch']:.1f} samples, {row['padding']:.1%} padding"
+        found.append(
+            (f"{row['setting']}={row['value']:g}", f"{size}, {profile_words.rate(row['samples_per_s'])} samples/s")
+        )
     cpu, memory = run["main_cpu_share"], decimal(run["main_rss_bytes"])
     found.append(("consumer's process", f"{cpu:.0%} of a core, {memory}"))
     return found
@@ -147,18 +202,6 @@ def _figures(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _spread(figures: dict[str, Any]) -> str:
     return f"p50 {spoken_us(figures['p50_us'])}, p95 {spoken_us(figures['p95_us'])}, p99 {spoken_us(figures['p99_us'])}"
-
-
-def spoken_us(value: float) -> str:
-    """Microseconds for people.
-
-    >>> spoken_us(3.21), spoken_us(4321.0), spoken_us(2.5e6)
-    ('3.2 us', '4.3 ms', '2.5 s')
-    """
-    for unit, size in (("s", 1e6), ("ms", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value >= 100 * size else f"{value / size:.2g} {unit}"
-    return f"{value:.3g} us" if value >= 100 else f"{value:.2g} us"
 
 
 def tuned(
@@ -172,7 +215,7 @@ def tuned(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Finds workers and prefetch by measurement, prints what was measured, and writes the tuned pipeline file."""
+    """Finds workers, threads and prefetch by measurement, prints what it measured, and writes the tuned file."""
     text = read_text(file)
     pipeline = load(file, dict(parse_override(one) for one in overrides))
     limit = None if memory is None else parse_bytes(memory, "--memory")
@@ -192,7 +235,7 @@ def tuned(
     )
     best = trials[0]
     if out is not None:
-        made = tuned_text(text, Tuning(workers=best.workers, prefetch=best.prefetch), str(file))
+        made = tuned_text(text, Tuning(workers=best.workers, threads=best.threads, prefetch=best.prefetch), str(file))
         with publish_file(out) as temporary:
             temporary.write_text(made, encoding="utf-8")
     if as_json:
@@ -203,16 +246,18 @@ def tuned(
         f"{_named(best)}: {best.samples_per_s:,.1f} samples/s, {decimal(best.memory_bytes)}.", highlight=False
     )
     table = Table()
-    for title in ("workers", "prefetch", "samples/s", "predicted", "memory", "within the limit"):
+    for title in ("workers", "threads", "prefetch", "samples/s", "predicted", "memory", "within the limit"):
         table.add_column(title, justify="right")
-    for trial in sorted(trials, key=lambda trial: (trial.workers, trial.prefetch)):
+    for trial in sorted(trials, key=lambda trial: (trial.workers, trial.threads, trial.prefetch)):
         rates = (f"{trial.samples_per_s:,.1f}", f"{trial.predicted_per_s:,.1f}")
         fits = "yes" if trial.fits else "no"
-        table.add_row(str(trial.workers), str(trial.prefetch), *rates, decimal(trial.memory_bytes), fits)
+        table.add_row(
+            *map(str, (trial.workers, trial.threads, trial.prefetch)), *rates, decimal(trial.memory_bytes), fits
+        )
     console.print(table)
     if out is not None:
         console.print(f"Written to {out}. Checkpoints stay valid.", highlight=False)
 
 
 def _named(trial: Trial) -> str:
-    return f"workers={trial.workers}, prefetch={trial.prefetch}"
+    return f"workers={trial.workers}, threads={trial.threads}, prefetch={trial.prefetch}"

@@ -47,6 +47,10 @@ def stream(
     workers: Annotated[
         Optional[int], typer.Option(help="Worker processes; 0 works in this one. Default: what the file says, or 0.")
     ] = None,
+    threads: Annotated[
+        Optional[int],
+        typer.Option(help="Threads in each worker, or in this process. Default: what the file says, or none."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to stream.")] = 1,
     epoch: Annotated[int, typer.Option(min=0, help="The first epoch.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the order and of augmentation.")] = 0,
@@ -87,6 +91,7 @@ def stream(
         pipeline,
         set_ or [],
         workers=workers,
+        threads=threads,
         epochs=epochs,
         epoch=epoch,
         seed=seed,
@@ -114,14 +119,21 @@ def profile(
     workers: Annotated[
         Optional[int], typer.Option(help="Worker processes; 0 works in this one. Default: what the file says, or 0.")
     ] = None,
+    threads: Annotated[
+        Optional[int],
+        typer.Option(help="Threads in each worker, or in this process. Default: what the file says, or none."),
+    ] = None,
     prefetch: Annotated[
-        Optional[int], typer.Option(help="Batches per worker made ahead. Default: what the file says, or 2.")
+        Optional[int], typer.Option(help="Batches per worker and thread made ahead. Default: what the file says, or 2.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="To run, a quarter of it cold.")] = 10.0,
     consumer: Annotated[float, typer.Option(min=0, metavar="MS", help="Imitate a training step of so many ms.")] = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     trace: Annotated[
         Optional[Path], typer.Option(help="Write Chrome trace events, for Perfetto (ui.perfetto.dev), to this file.")
+    ] = None,
+    html: Annotated[
+        Optional[Path], typer.Option(help="Write a report with charts and examples: one HTML file, for any browser.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -132,11 +144,13 @@ def profile(
         pipeline,
         set_ or [],
         workers=workers,
+        threads=threads,
         prefetch=prefetch,
         seconds=seconds,
         consumer_ms=consumer,
         device=device,
         trace=trace,
+        html=html,
         as_json=json_,
     )
 
@@ -155,7 +169,7 @@ def tune(
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The pipeline file to write, tuned.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find the fastest workers and prefetch by measurement. The identity stays: checkpoints are valid."""
+    """Find the fastest workers, threads and prefetch by measurement. The identity stays: checkpoints are valid."""
     from ecopipe.cli import profiling
 
     profiling.tuned(

@@ -28,6 +28,7 @@ def stream(
     overrides: Sequence[str],
     *,
     workers: int | None,
+    threads: int | None = None,
     epochs: int,
     epoch: int,
     seed: int,
@@ -52,6 +53,7 @@ def stream(
     with Loader(
         pipeline,
         workers=workers,
+        threads=threads,
         device=device,
         rank=rank,
         world_size=world_size,
@@ -68,7 +70,7 @@ def stream(
         run(loader, summary, epochs=epochs, limit_batches=limit_batches, digest=digest)
     figures = {
         "pipeline": str(file), "seed": seed, "epoch": epoch, "epochs": epochs, "workers": loader.workers,
-        "device": str(loader.device), "rank": loader.rank, "world_size": loader.world_size,
+        "threads": loader.threads, "device": str(loader.device), "rank": loader.rank, "world_size": loader.world_size,
         **summary.figures(), "digest": digest.hexdigest() if digest else None,
         **{f"cache_{name}": count for name, count in loader.cache_counters.items()},
     }  # fmt: skip

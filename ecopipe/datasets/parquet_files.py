@@ -6,6 +6,7 @@ import bisect
 import functools
 import itertools
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -108,7 +109,7 @@ class _Memory:
     """What one process has open and in memory: files, row groups, and the values of some rows."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self._process, self._reading = os.getpid(), threading.Lock()
         self._copies: dict[str, Original] = {}  # of files at URLs; a forked process reads its parent's
         self._tables: dict[str, Any] = {}
         self._ends: dict[str, list[int]] = {}
@@ -119,6 +120,7 @@ class _Memory:
         """This memory, emptied of what another process has open."""
         if self._process != os.getpid():
             self._process, self._tables, self._groups = os.getpid(), {}, OrderedDict()
+            self._reading = threading.Lock()  # the other's may have been held as this process was forked
         return self
 
     def table(self, file: str) -> Any:
@@ -137,13 +139,14 @@ class _Memory:
 
     def group(self, file: str, number: int, columns: Sequence[str]) -> Any:
         """The wanted columns of a row group; the last few are kept."""
-        found = self._groups.pop((file, number), None)
-        if found is None:
-            found = self.table(file).read_row_group(number, columns=list(columns) or None, use_threads=False)
-        self._groups[file, number] = found
-        while len(self._groups) > _GROUPS:
-            self._groups.popitem(last=False)
-        return found
+        with self._reading:  # a ParquetFile is not for several threads at once
+            found = self._groups.pop((file, number), None)
+            if found is None:
+                found = self.table(file).read_row_group(number, columns=list(columns) or None, use_threads=False)
+            self._groups[file, number] = found
+            while len(self._groups) > _GROUPS:
+                self._groups.popitem(last=False)
+            return found
 
     def close(self) -> None:
         for table in self._tables.values():

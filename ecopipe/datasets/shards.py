@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecopipe.formats import index as index_format
 from ecopipe.formats import tar as tar_format
 from ecopipe.formats.index import IndexFile, IndexWriter, Row, digest_rows
+from ecopipe.formats.index_arrays import of_texts
 from ecopipe.formats.measures import measure
 from ecopipe.storage import files, remote
 from ecopipe.vocabulary import errors
@@ -196,11 +196,11 @@ def unlisted(folders: Mapping[str, Sequence[str]]) -> list[str]:
     found = []
     for folder, tars in folders.items():
         target = index_path(folder)
-        listed = pa.array([], pa.string())
+        listed = of_texts(())
         if files.exists(target):
             with opened(target) as index:
                 listed = index.shards.table["name"].combine_chunks()
-        known = pc.is_in(pa.array(map(files.base_name, tars), pa.string()), value_set=listed)
+        known = pc.is_in(of_texts(map(files.base_name, tars)), value_set=listed)
         found += [tar for tar, is_known in zip(tars, known.to_pylist(), strict=True) if not is_known]
     return found
 

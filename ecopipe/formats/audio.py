@@ -20,18 +20,15 @@ from typing import Any
 import numpy.typing as npt
 
 from ecopipe.formats import containers, flac, libsndfile, mp3, sph, wav
-from ecopipe.formats.sound import AudioInfo, cut_short, end_of_piece
+from ecopipe.formats.sound import INT16_SCALE, AudioInfo, cut_short, end_of_piece
 
-__all__ = ["AUDIO_EXTENSIONS", "INT16_SCALE", "AudioInfo", "check", "decode", "probe"]
+__all__ = ["AUDIO_EXTENSIONS", "INT16_SCALE", "AudioInfo", "check", "decode", "decode_into", "probe"]
 
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "oga", "opus", "mp3", "sph", "aiff", "aif", "au", "caf", "w64")
 """Extensions of members that :func:`decode` reads, without the dot."""
 
 MAX_VALUES = 1 << 31
 """Frames times channels that are decoded at once at most: 37 hours of mono at 16 kHz. A header may say any number."""
-
-INT16_SCALE = 1 / 32768
-"""int16 * INT16_SCALE is float32 in [-1, 1), exactly."""
 
 _EMPTY_TAG = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
 
@@ -124,6 +121,33 @@ def decode(
     if len(audio) != end - start:
         raise cut_short(kind, info.frames, start + len(audio))
     return audio, info.rate_hz
+
+
+def decode_into(data: bytes, kind: str, row: npt.NDArray[Any]) -> AudioInfo | None:
+    """Decodes a whole mono file of 16 bits, FLAC or PCM WAV, into the memory that is given for it.
+
+    Args:
+        data: The file.
+        kind: Its extension.
+        row: int16 or float32 [T], contiguous. It gets the samples of :func:`decode`, times 1/32768 in float32.
+
+    Returns:
+        What its header says; None if it is none such, has not T frames, or is damaged. Then anything may be in ``row``,
+        and :func:`decode` says what is wrong with it.
+    """
+    try:
+        data = containers.untagged(data, kind)
+        if data[:4] == b"fLaC":
+            info = flac.probe(data)
+            flac.check_end(data, info)
+            return info if flac.read_into(data, info, row) else None
+        if data[:4] in wav.MARKS:
+            layout = wav.probe(data)
+            wav.check_end(data, layout)
+            return layout.info if wav.read16_into(data, layout, row) else None
+    except ValueError:
+        pass
+    return None
 
 
 def _end_of(info: AudioInfo, start: int, frames: int | None, kind: str, *, sought: bool = True) -> int:

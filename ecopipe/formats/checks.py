@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ecopipe.formats.index_arrays import to_numpy
+
 
 def checks_of(members: pa.ListArray) -> npt.NDArray[np.uint32]:
     """XOR of the CRC-32s of each sample's members, uint32 [samples]; 0 for a sample without any.
@@ -13,8 +15,8 @@ def checks_of(members: pa.ListArray) -> npt.NDArray[np.uint32]:
     Args:
         members: The column ``members`` of some rows of an index.
     """
-    bounds = np.asarray(members.offsets)
-    crcs = np.asarray(members.values.field("crc32"), dtype=np.uint32)[: bounds[-1]]
+    bounds = to_numpy(members.offsets)
+    crcs = to_numpy(members.values.field("crc32"))[: bounds[-1]]
     filled = bounds[1:] > bounds[:-1]  # reduceat would give an empty list its neighbour's first
     checks = np.zeros(len(members), dtype=np.uint32)
     if filled.any():

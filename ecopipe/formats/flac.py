@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ecopipe.formats import libsndfile
+from ecopipe.formats import dr_flac, libsndfile
 from ecopipe.formats.sound import AudioInfo
 
 _NO_MD5 = bytes(16)
@@ -63,16 +63,22 @@ def read(data: bytes, info: AudioInfo, start: int, end: int, *, md5: bool = Fals
 
 
 def _read16(data: bytes, info: AudioInfo) -> npt.NDArray[np.int16]:
+    if dr_flac.available():
+        return dr_flac.read16(data, info.frames, info.channels)
+    other = libsndfile.read(_sized(data, info), "flac", info, 0, info.frames, "int16")
+    return np.asarray(other, dtype=np.int16)
+
+
+def read_into(data: bytes, info: AudioInfo, row: npt.NDArray[Any]) -> bool:
+    """Decodes a whole mono FLAC of 16 bits into ``row``, int16 or float32 [info.frames]: the samples of :func:`read`,
+    times 1/32768 in float32. False, with anything in ``row``, if it is none, or damaged: :func:`read` says what is
+    wrong with it."""
+    if not dr_flac.available() or (info.bits, info.channels, info.frames) != (16, 1, len(row)):
+        return False
     try:
-        import miniaudio
-    except ImportError:
-        other = libsndfile.read(_sized(data, info), "flac", info, 0, info.frames, "int16")
-        return np.asarray(other, dtype=np.int16)
-    try:
-        sound = miniaudio.flac_read_s16(data)
-    except miniaudio.DecodeError as error:
-        raise ValueError(f"damaged flac: {error}") from error
-    return np.frombuffer(sound.samples, dtype=np.int16).reshape(-1, info.channels)
+        return dr_flac.read_into(data, row) == len(row)
+    except ValueError:
+        return False
 
 
 def _sized(data: bytes, info: AudioInfo) -> bytes:
@@ -169,7 +175,14 @@ def _crc8(data: bytes) -> int:
     """CRC-8 of RFC 9639: polynomial x^8 + x^2 + x + 1, start 0."""
     crc = 0
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x07 if crc & 0x80 else crc << 1) & 0xFF
+        crc = _CRC8[crc ^ byte]
     return crc
+
+
+def _crc8_of(byte: int) -> int:
+    for _ in range(8):
+        byte = (byte << 1 ^ 0x07 if byte & 0x80 else byte << 1) & 0xFF
+    return byte
+
+
+_CRC8 = tuple(map(_crc8_of, range(256)))

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecopipe.formats import index_checks
+from ecopipe.formats.index_arrays import to_numpy
 from ecopipe.formats.measures import MEASURES
 from ecopipe.formats.tar import Member
 from ecopipe.vocabulary import errors
@@ -257,7 +258,7 @@ class IndexFile:
         self.filled = found.filled
         """Columns that hold at least one value."""
         self.schema = reader.schema
-        self._rows = found.shards["rows"].to_numpy()
+        self._rows = to_numpy(found.shards["rows"])
         batches = [_batches_of(rows) for rows in self._rows.tolist()]
         if (listed := sum(batches)) != last:
             raise errors.IndexFileError(
@@ -312,8 +313,9 @@ class IndexFile:
                 found.validate(full=True)
                 if len(found) != rows:
                     raise pa.ArrowInvalid(f"batch {number} holds {len(found):,} rows and should hold {rows:,}")
-                info = self.shards[shard]
-                index_checks.check_rows(found, info.name, info.size)
+                if not index_checks.CHECKED.isdisjoint(found.schema.names):
+                    info = self.shards[shard]
+                    index_checks.check_rows(found, info.name, info.size)
             except Exception as error:
                 raise self._damaged(error) from error
             if len(self._recent) >= RECENT_BATCHES:

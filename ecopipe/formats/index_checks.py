@@ -14,6 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecopipe.formats.index_arrays import of_texts, to_numpy
+
+CHECKED = frozenset(("key", "shard", "members"))
+"""Columns that :func:`check_rows` looks at."""
+
 _NAMES = ("version", "made_by", "extensions", "filled", "shards")
 
 
@@ -84,7 +89,7 @@ def _check_shards(table: pa.Table, schema: pa.Schema) -> None:
     names = table["name"]
     if len(pc.unique(names)) != len(names):
         raise ValueError("it lists a shard twice")
-    unsafe = pc.or_(pc.match_substring_regex(names, r"[/\\\x00-\x1f\x7f]"), pc.is_in(names, pa.array(["", ".", ".."])))
+    unsafe = pc.or_(pc.match_substring_regex(names, r"[/\\\x00-\x1f\x7f]"), pc.is_in(names, of_texts(["", ".", ".."])))
     if pc.any(unsafe).as_py():
         raise ValueError(f"it lists a shard {names.filter(unsafe)[0].as_py()!r}, which is no plain file name")
 
@@ -120,20 +125,29 @@ def check_rows(batch: pa.RecordBatch, name: str, size: int) -> None:
         ValueError: Names what is wrong.
     """
     columns = batch.schema.names
-    for column in {"key", "shard", "members"} & {*columns}:
+    for column in CHECKED & {*columns}:
         if batch[column].null_count:
             raise ValueError(f"a row without {column!r}")
-    if "shard" in columns and not pc.all(pc.equal(batch["shard"], name)).as_py():
+    if "shard" in columns and not _are_all(batch["shard"], name.encode()):
         raise ValueError(f"a row of another shard than {name!r}")
     if "members" not in columns:
         return
     members = batch["members"].flatten()
     if members.null_count or any(members.field(number).null_count for number in range(members.type.num_fields)):
         raise ValueError("a member with gaps")
-    offsets, sizes = (np.asarray(members.field(column)) for column in ("offset", "size"))
+    offsets, sizes = (to_numpy(members.field(column)) for column in ("offset", "size"))
     outside = (offsets < 0) | (sizes < 0) | (sizes > size) | (offsets > size - sizes)
     if outside.any():
         at = int(np.argmax(outside))
         raise ValueError(
             f"a member of {sizes[at]:,} bytes at {offsets[at]:,}, which is not within the {size:,} bytes of {name!r}"
         )
+
+
+def _are_all(texts: pa.StringArray, text: bytes) -> bool:
+    """Whether some texts, none of which is missing, are all the same one: compared at once, not one by one."""
+    bounds = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1, offset=4 * texts.offset)
+    if (np.diff(bounds) != len(text)).any():
+        return False
+    data = texts.buffers()[2] or pa.py_buffer(b"")
+    return bool(data.slice(bounds[0], bounds[-1] - bounds[0]).equals(pa.py_buffer(text * len(texts))))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+INT16_SCALE = 1 / 32768
+"""int16 * INT16_SCALE is float32 in [-1, 1), exactly."""
+
 
 @dataclass(frozen=True)
 class AudioInfo:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ecopipe.formats import libsndfile
-from ecopipe.formats.sound import AudioInfo, cut_short
+from ecopipe.formats.sound import INT16_SCALE, AudioInfo, cut_short
 
 MARKS = (b"RIFF", b"RIFX", b"RF64")
 """The first four bytes of a WAV."""
@@ -125,7 +125,25 @@ def _is_chunk(data: bytes, wav: Wav) -> bool:
 
 def read16(data: bytes, wav: Wav, start: int, end: int) -> npt.NDArray[np.int16]:
     """Frames ``start`` to ``end`` of 16-bit PCM as int16 [T, channels], their own memory."""
+    return _values(data, wav, start, end).astype(np.int16)
+
+
+def read16_into(data: bytes, wav: Wav, row: npt.NDArray[Any]) -> bool:
+    """Puts the samples of mono 16-bit PCM into ``row``, int16 or float32 [T], times 1/32768 in float32; False if it is
+    none such, or has not T frames."""
+    if not wav.pcm16 or wav.info.channels != 1 or wav.info.frames != len(row):
+        return False
+    values = _values(data, wav, 0, len(row))[:, 0]
+    if row.dtype == np.int16:
+        row[:] = values
+    else:
+        np.multiply(values, np.float32(INT16_SCALE), out=row)
+    return True
+
+
+def _values(data: bytes, wav: Wav, start: int, end: int) -> npt.NDArray[Any]:
+    """Frames ``start`` to ``end`` of 16-bit PCM where they lie: [T, channels] in the file's byte order."""
     channels = wav.info.channels
     at, count = wav.at + start * wav.align, (end - start) * channels
     dtype = ">i2" if wav.order == "big" else "<i2"
-    return np.frombuffer(data, dtype=dtype, count=count, offset=at).reshape(-1, channels).astype(np.int16)
+    return np.frombuffer(data, dtype=dtype, count=count, offset=at).reshape(-1, channels)

@@ -1,9 +1,9 @@
 """What another setting would give, from measured times: a simulation of tasks, workers, delivery in order and consumer.
 
-The loader is a closed queue: ``workers * prefetch`` batches are on their way, and a task is issued when a batch is
-taken. The consumer's process plans, receives, runs the device stages and the consumer, one after the other; each worker
-makes its own batches, one after the other; and all that compute share the cores. Every batch keeps its measured times,
-so what varies in them is in the prediction, which is a pure function of them.
+The loader is a closed queue: so many batches are on their way for each that makes them, and a task is issued when a
+batch is taken. The consumer's process receives, plans, runs the device stages and the consumer, one after the other;
+each worker, or thread, makes its own batches, one after the other; and all that compute share the cores. Every batch
+keeps its measured times, so what varies in them is in the prediction, which is a pure function of them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 CONSUMER = "consumer"
 TRANSFER = "transfer"
 PLAN = "plan"
+DELIVER = "deliver"
 
 LEAST_BATCHES = 64
 """Batches that are simulated at least; measured ones come again and again."""
+
+ROUNDS = 16
+"""Times that all batches on their way are replaced in a simulation: they come in bursts."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +65,51 @@ class Step:
     main: Mapping[str, Cost]
 
 
+class Outcome(NamedTuple):
+    """What a simulated run came to: samples per second, and the seconds a batch for which threads waited for a core."""
+
+    samples_per_s: float
+    starved_s: float
+
+
 @dataclass(frozen=True)
 class Model:
     """Measured batches, and the cores that there are.
 
     ``sending`` and ``receiving`` are what workers cost more than making a batch in the consumer's process: what a
-    worker does for each batch to send it, and what that process does to receive it. ``reached`` is how much of the
-    modelled rate was measured under the settings of the measurement: what else the machine does costs all of them.
+    worker does between two batches, and what that process does to receive one. ``asking_s`` and ``answering_s`` are
+    the seconds until a task reaches a worker that waits for it, and a batch a consumer that does.
     """
 
     steps: tuple[Step, ...]
     cores: float
     sending: Cost = Cost()
     receiving: Cost = Cost()
-    reached: float = 1.0
+    asking_s: float = 0.0
+    answering_s: float = 0.0
 
-    def rate(self, workers: int, prefetch: int = 2, *, consumer_s: float | None = None) -> float:
-        """Samples per second; ``consumer_s`` replaces what the consumer did by waiting so long for each batch."""
+    def rate(self, workers: int, prefetch: int = 2, *, threads: int = 0, consumer_s: float | None = None) -> float:
+        """Samples per second; ``consumer_s`` replaces what the consumer did by waiting so long for each batch.
+
+        Of several threads in one process it is the most that they could reach: as if no stage held the interpreter's
+        lock. How much of the time a stage does is not measured by a profile.
+        """
+        return self.run(workers, prefetch, threads=threads, consumer_s=consumer_s).samples_per_s
+
+    def run(self, workers: int, prefetch: int = 2, *, threads: int = 0, consumer_s: float | None = None) -> Outcome:
+        """The simulated run: its rate, and how long each batch waited for a core; see :meth:`rate`."""
         steps = self._with_consumer(consumer_s).steps
         if not steps:
-            return 0.0
-        count = max(LEAST_BATCHES, len(steps), 16 * workers * prefetch)
+            return Outcome(0.0, 0.0)
+        if not workers and not threads:
+            costs = (cost for step in steps for cost in (*step.worker.values(), *step.main.values()))
+            seconds = sum(cost.cpu_s * max(1.0, cost.cores / self.cores) + cost.blocked_s for cost in costs)
+            return Outcome(sum(step.samples for step in steps) / max(seconds, 1e-9), 0.0)
+        processes, each = max(workers, 1), max(threads, 1)
+        count = max(LEAST_BATCHES, len(steps), ROUNDS * processes * each * prefetch)
         taken = [steps[number % len(steps)] for number in range(count)]
-        if not workers:
-            main = (list(step.worker.values()) + list(step.main.values()) for step in taken)
-            seconds = sum(
-                cost.cpu_s * max(1.0, cost.cores / self.cores) + cost.blocked_s for row in main for cost in row
-            )
-            return self.reached * sum(step.samples for step in taken) / max(seconds, 1e-9)
-        return self.reached * _simulate(taken, workers, prefetch, self.cores, self.sending, self.receiving)
+        model = self if workers else replace(self, sending=Cost(), receiving=Cost())
+        return simulate(model, taken, processes, each, prefetch)
 
     def _with_consumer(self, seconds: float | None) -> Model:
         if seconds is None:
@@ -117,16 +138,13 @@ class Model:
         way = factors.get(TRANSFER, 1.0)
         return replace(self, steps=steps, sending=self.sending.times(way), receiving=self.receiving.times(way))
 
-    def headroom(self, workers: int, prefetch: int = 2) -> dict[str, float]:
+    def headroom(self, workers: int, prefetch: int = 2, threads: int = 0) -> dict[str, float]:
         """Samples per second if a part cost nothing, for each part."""
-        return {name: self.scaled({name: 0.0}).rate(workers, prefetch) for name in self.parts()}
+        return {name: self.scaled({name: 0.0}).rate(workers, prefetch, threads=threads) for name in self.parts()}
 
-    def limiting(self, workers: int, prefetch: int = 2) -> tuple[str, float]:
-        """The part whose absence would bring most, and the samples per second without it.
-
-        The parts that cost next to nothing of their side are left out: they differ by rounding.
-        """
-        found = self.headroom(workers, prefetch)
+    def limiting(self, workers: int, prefetch: int = 2, threads: int = 0) -> tuple[str, float]:
+        """The part whose absence would bring most, and the samples per second without it."""
+        found = self.headroom(workers, prefetch, threads)
         if not found:
             return "", 0.0
         best = max(found, key=lambda name: found[name])
@@ -145,70 +163,89 @@ def slope(moments_s: Sequence[float], samples: Sequence[int]) -> float:
 
 @dataclass
 class _Actor:
-    """A process: what it is doing, in phases (cores, seconds left), the last one first."""
+    """A thread: what it is doing, in phases (cores, seconds left), the last one first."""
 
     phases: list[tuple[float, float]] = field(default_factory=list)
 
     def begin(self, costs: Iterable[Cost]) -> None:
+        found: list[tuple[float, float]] = []
         for cost in costs:
-            self.phases += [(0.0, cost.blocked_s), (cost.cores, cost.cpu_s)]
-        self.phases = [phase for phase in reversed(self.phases) if phase[1] > 0]
+            for used, seconds in ((0.0, cost.blocked_s), (cost.cores, cost.cpu_s)):
+                if seconds > LEAST_S:
+                    found.append((used, seconds))
+        self.phases = found[::-1]
 
 
-def _simulate(steps: list[Step], workers: int, prefetch: int, cores: float, sending: Cost, receiving: Cost) -> float:
-    """Samples per second from the middle of the way on, when the start is forgotten."""
-    main, crew = _Actor(), [_Actor() for _ in range(workers)]
-    queues: list[deque[int]] = [deque() for _ in crew]
-    doing: list[int | None] = [None] * workers
-    done = [False] * len(steps)
+LEAST_S = 1e-12
+"""Seconds below which a phase is over: what rounding leaves."""
+
+
+def simulate(model: Model, steps: Sequence[Step], processes: int, threads: int, prefetch: int) -> Outcome:
+    """Batches that the threads of some processes make, and one consumer takes; ``prefetch`` a thread are on their way.
+
+    The rate is that from the middle of the way on, when the start is forgotten.
+    """
+    main, makers = _Actor(), [_Actor() for _ in range(processes * threads)]
+    queues: list[deque[int]] = [deque() for _ in range(processes)]  # what was issued and is not begun
+    doing: list[int | None] = [None] * len(makers)
+    loads = [0] * processes
+    made = [False] * len(steps)
     delivered: list[float] = []
     issued = taken = 0
-    now = 0.0
+    waits = planned = False  # whether the consumer waits for a batch, and whether it has planned the next one
+    now = starved = 0.0
 
     def issue() -> None:
         nonlocal issued
         if issued < len(steps):
-            loads = [len(queue) + (doing[number] is not None) for number, queue in enumerate(queues)]
-            queues[loads.index(min(loads))].append(issued)
+            process = loads.index(min(loads))
+            loads[process] += 1
+            queues[process].append(issued)
+            free = (number for number in range(process * threads, (process + 1) * threads) if doing[number] is None)
+            if (number := next(free, None)) is not None:
+                begin(number, model.asking_s)
             issued += 1
 
-    for _ in range(min(workers * prefetch, len(steps))):
+    def begin(number: int, after_s: float) -> None:
+        at = doing[number] = queues[number // threads].popleft()
+        makers[number].begin([Cost(0.0, after_s), *steps[at].worker.values(), model.sending])
+
+    for _ in range(len(makers) * prefetch):
         issue()
     while True:
-        for number, actor in enumerate(crew):
-            if not actor.phases and (at := doing[number]) is not None:
-                done[at], doing[number] = True, None
-            while not actor.phases and doing[number] is None and queues[number]:
-                at = queues[number].popleft()
-                actor.begin([*steps[at].worker.values(), sending])
-                if actor.phases:
-                    doing[number] = at
-                else:
-                    done[at] = True
-        progress = False
-        if not main.phases:
+        for number, actor in enumerate(makers):
+            while not actor.phases and (at := doing[number]) is not None:
+                made[at], doing[number] = True, None
+                loads[number // threads] -= 1
+                if queues[number // threads]:
+                    begin(number, 0.0)
+        if not main.phases and planned:
+            issue()
+            main.begin(cost for name, cost in steps[taken - 1].main.items() if name != PLAN)
+            planned = False
+        elif not main.phases:
             if len(delivered) < taken:
                 delivered.append(now)
                 if len(delivered) == len(steps):
                     break
-            if taken < len(steps) and done[taken]:
-                issue()
-                main.begin([receiving, *steps[taken].main.values()])
-                taken += 1
-                progress = True
-        active = [actor for actor in (main, *crew) if actor.phases]
-        if progress and any(queues[number] and doing[number] is None for number in range(workers)):
-            continue  # a worker that had nothing to do begins at the same moment
-        if not active:
-            continue
+            if made[taken]:
+                late = Cost(0.0, model.answering_s if waits else 0.0)
+                main.begin([late, model.receiving, steps[taken].main.get(PLAN, Cost())])
+                taken, planned = taken + 1, True
+            waits = not planned
+        active = [actor for actor in (main, *makers) if actor.phases]
+        if not active or (not main.phases and not waits):
+            continue  # something takes no time
         wanted = sum(actor.phases[-1][0] for actor in active)
-        speed = min(1.0, cores / wanted) if wanted else 1.0
+        speed = min(1.0, model.cores / wanted) if wanted else 1.0
         after = min(left / (speed if used else 1.0) for used, left in (actor.phases[-1] for actor in active))
         now += after
         for actor in active:
             used, left = actor.phases.pop()
+            starved += after * (1.0 - speed) if used else 0.0
             left -= after * (speed if used else 1.0)
-            if left > 1e-12:
+            if left > LEAST_S:
                 actor.phases.append((used, left))
     half = len(steps) // 2
-    return slope(delivered[half:], [step.samples for step in steps[half:]])
+    rate = slope(delivered[half:], [step.samples for step in steps[half:]])
+    return Outcome(rate, starved / len(steps))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
 from ecopipe.insight import profile_words
-from ecopipe.insight.predictions import PLAN, TRANSFER, Model
-from ecopipe.insight.profile_model import DELIVER, REST, measured_rate, model_of, steady
+from ecopipe.insight.predictions import DELIVER, PLAN, TRANSFER, Model
+from ecopipe.insight.profile_model import REST, measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Delivery, Gauge, Recording
 from ecopipe.vocabulary.errors import DataError
@@ -87,7 +86,8 @@ class Profile:
         document = {
             "format": FORMAT,
             "settings": {
-                "workers": self.recording.workers, "prefetch": self.recording.prefetch,
+                "workers": self.recording.workers, "threads": self.recording.threads,
+                "prefetch": self.recording.prefetch,
                 "device": str(self.recording.device), "cores": cores(),
                 "stages": [stage.label for stage in self._pipeline.stages],
             },
@@ -130,7 +130,7 @@ def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
         "batches_per_s": round(rate * len(found) / samples, 3),
         "waiting_share": round(waited / max(waited + worked, 1), 4),
         "consumer_ms": round(worked / max(len(found) - 1, 1) / 1e6, 4),
-        "starved_share": round(_starved(found), 4),
+        "starved_share": round(_starved(recording, found), 4),
         "gpu_dry_share": round(sum(idle) / len(idle), 4) if idle else None,
         "first_batch_s": round((begin.delivered_ns - recording.first_ask_ns) / 1e9, 4),
         "padding_fraction": round(1 - sum(int(one.lengths.sum()) for one in measured) / padded, 6) if padded else None,
@@ -140,18 +140,18 @@ def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
     }
 
 
-def _starved(found: list[Delivery]) -> float:
+def _starved(recording: Recording, found: list[Delivery]) -> float:
     """Of the time in which batches were made, in workers and behind them, the part in which no core was free."""
     times = [one.times for one in found if one.times is not None]
-    main = [one for one in found if one.times is None or one.times.pid != os.getpid()]
+    main = [one for one in found if one.times is None or recording.is_beside(one.times)]
     starved = sum(one.starved_ns for one in times) + sum(one.starved_ns for one in main)
     device = sum(tally.wall.total_ns for one in main for tally in one.device.values())
     return min(starved / max(sum(one.wall_ns for one in times) + device, 1), 1.0)
 
 
 def _limit(model: Model, recording: Recording) -> dict[str, Any]:
-    name, without = model.limiting(recording.workers, recording.prefetch)
-    now = model.rate(recording.workers, recording.prefetch)
+    name, without = model.limiting(recording.workers, recording.prefetch, recording.threads)
+    now = model.rate(recording.workers, recording.prefetch, threads=recording.threads)
     gain = without / max(now, 1e-9)
     return {"name": name, "clear": gain >= CLEAR, "modelled_per_s": round(now, 2), "without_per_s": round(without, 2)}
 
@@ -170,7 +170,7 @@ def _stages(recording: Recording, found: list[Delivery], model: Model) -> list[d
     total = sum(tally.wall.total_ns for tally in [*worker.values(), *main.values()]) or 1
     place = "worker" if recording.workers else "main"
     on = "gpu" if recording.device.type == "cuda" else "main"
-    headroom = model.headroom(recording.workers, recording.prefetch)
+    headroom = model.headroom(recording.workers, recording.prefetch, recording.threads)
     rows = []
     for name, tally, where in [
         *((name, tally, place) for name, tally in worker.items()),
@@ -217,13 +217,15 @@ def _workers(recording: Recording) -> list[dict[str, Any]]:
     times = [one.times for one in recording.deliveries if one.times is not None]
     for pid in dict.fromkeys(one.pid for one in times):
         mine = [one for one in times if one.pid == pid]
-        span = max(mine[-1].ended_ns - mine[0].began_ns, 1)
+        threads = len({one.thread for one in mine})
+        span = max(max(one.ended_ns for one in mine) - min(one.began_ns for one in mine), 1)
         rows.append({
             "pid": pid,
             "batches": len(mine),
-            "busy_share": round(sum(one.wall_ns for one in mine) / span, 4),
+            "threads": threads,
+            "busy_share": round(sum(one.wall_ns for one in mine) / span / threads, 4),
             "cpu_share": round(sum(one.cpu_ns for one in mine) / span, 4),
-            "starved_share": round(sum(one.starved_ns for one in mine) / span, 4),
+            "starved_share": round(sum(one.starved_ns for one in mine) / span / threads, 4),
             "rss_bytes": max(one.rss_bytes for one in mine),
         })  # fmt: skip
     return rows
@@ -231,17 +233,27 @@ def _workers(recording: Recording) -> list[dict[str, Any]]:
 
 def predictions(model: Model, recording: Recording) -> dict[str, Any]:
     """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`."""
-    workers, prefetch = recording.workers, recording.prefetch
+    workers, prefetch, threads = recording.workers, recording.prefetch, recording.threads
     most = max(4, workers, cores())
     counts = [0, 1, 2, *range(3, min(most, 16) + 1), *(count for count in (24, 32, 48, 64) if count <= most)]
     found = {
-        "workers": {str(count): round(model.rate(count, prefetch), 2) for count in sorted(counts)},
-        "without": {name: round(rate, 2) for name, rate in model.headroom(workers, prefetch).items()},
-        "consumer_ms": {f"{ms}": round(model.rate(workers, prefetch, consumer_s=ms / 1e3), 2) for ms in (0, 10, 100)},
+        "workers": {
+            str(count): round(model.rate(count, prefetch, threads=threads if count == workers else 0), 2)
+            for count in sorted(counts)
+        },
+        "without": {name: round(rate, 2) for name, rate in model.headroom(workers, prefetch, threads).items()},
+        "consumer_ms": {
+            f"{ms}": round(model.rate(workers, prefetch, threads=threads, consumer_s=ms / 1e3), 2)
+            for ms in (0, 10, 100)
+        },
         "batch_budget": {f"{factor:g}": round(budget_rate(model, recording, factor), 2) for factor in BUDGETS},
     }
-    if workers:
-        found["prefetch"] = {str(count): round(model.rate(workers, count), 2) for count in PREFETCHES}
+    if not recording.beside:
+        found["threads"] = {
+            str(count): round(model.rate(0, prefetch, threads=count), 2) for count in range(1, cores() + 1)
+        }
+    if recording.beside:
+        found["prefetch"] = {str(count): round(model.rate(workers, count, threads=threads), 2) for count in PREFETCHES}
     return found
 
 
@@ -250,7 +262,7 @@ def budget_rate(model: Model, recording: Recording, factor: float) -> float:
     over, messages) stays, and all else grows with it. More padding is not counted."""
     grown = {name: factor for name in model.parts() if name not in (PLAN, DELIVER, REST, TRANSFER)}
     changed = model.scaled(grown)
-    return changed.rate(recording.workers, recording.prefetch) * factor
+    return changed.rate(recording.workers, recording.prefetch, threads=recording.threads) * factor
 
 
 def _batches(recording: Recording) -> list[dict[str, Any]]:
@@ -267,6 +279,7 @@ def _batches(recording: Recording) -> list[dict[str, Any]]:
             "waited_ms": round((one.delivered_ns - one.asked_ns) / 1e6, 4),
             "consumer_ms": round(max(one.released_ns - one.delivered_ns, 0) / 1e6, 4),
             "pid": times.pid if times else None,
+            "thread": times.thread if times else None,
             "made_ms": round(times.wall_ns / 1e6, 4) if times else None,
             "task_waited_ms": round((times.began_ns - times.issued_ns) / 1e6, 4) if times else None,
             "batch_waited_ms": round((one.got_ns - times.ended_ns) / 1e6, 4) if times else None,

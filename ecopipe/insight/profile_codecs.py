@@ -75,7 +75,9 @@ def _tried(
     if not old_s or of.lower() in encoder.gives():
         return None
     decode, disk = sum(new_s) / sum(old_s), sum(new_bytes) / sum(old_bytes)
-    rate = model.scaled({stage.label: decode, READ: disk}).rate(recording.workers, recording.prefetch)
+    rate = model.scaled({stage.label: decode, READ: disk}).rate(
+        recording.workers, recording.prefetch, threads=recording.threads
+    )
     return {
         "of": of,
         "to": _NAMES[encoder.format],

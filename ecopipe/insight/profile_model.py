@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 
-from ecopipe.insight.predictions import CONSUMER, PLAN, Cost, Model, Step, slope
+from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, Cost, Model, Step, slope
 from ecopipe.run.gauge import Delivery, Recording
 from ecopipe.run.metering import BatchTimes
-from ecopipe.vocabulary.meters import cores
 
 REST = "rest of the worker"
-DELIVER = "deliver"
 
 MESSAGE_S = 150e-6
 """Seconds of the consumer's process for the messages of a batch, where no worker was there to measure it."""
 
+LATENCY_S = 300e-6
+"""Seconds after which a message wakes a process, where none was there to measure it."""
 
-ENOUGH = 8
-"""Deliveries from which on their rate is compared with the modelled one."""
-
-LEAST_REACHED = 0.5
+ENOUGH = 4
+"""Batches from which on what lies between them is told by the clock."""
 
 
 def steady(recording: Recording) -> list[Delivery]:
     """The deliveries after the start: without those that were on their way before the first could be taken, and those
     whose tasks were issued before the recording."""
     found = [one for one in recording.deliveries if one.times is not None]
-    first = max(1, recording.workers * recording.prefetch)
+    first = max(1, recording.beside * recording.prefetch)
     return found[first:] if len(found) >= first + 4 else found[1:] if len(found) > 4 else found
 
 
@@ -38,48 +35,125 @@ def measured_rate(deliveries: Sequence[Delivery]) -> float:
 
 
 def model_of(recording: Recording) -> Model:
-    """The measured batches of a recording as a model. It has no steps if nothing was delivered."""
-    model = _ideal(recording)
+    """The measured batches of a recording as a model. It has no steps if nothing was delivered.
+
+    Waiting for a core is taken out of what was measured as far as the recorded threads took the cores from one another,
+    which the simulation shows, since it does so again. The rest was others' doing, and stays.
+    """
     found = steady(recording)
-    modelled = model.rate(recording.workers, recording.prefetch)
-    if len(found) < ENOUGH or not modelled:
-        return model
-    return replace(model, reached=min(max(measured_rate(found) / modelled, LEAST_REACHED), 1.0))
+    measured = sum(_starved_ns(one, recording) for one in found) / 1e9 / max(len(found), 1)
+    if not recording.beside or measured <= 0:
+        return _with(recording, found, 0.0)
+    alone = _with(recording, found, 1.0).run(recording.workers, recording.prefetch, threads=recording.threads)
+    return _with(recording, found, min(alone.starved_s / measured, 1.0))
 
 
-def _ideal(recording: Recording) -> Model:
-    deliveries = steady(recording)
-    steps = [_step(one, recording) for one in deliveries]
+def _starved_ns(one: Delivery, recording: Recording) -> int:
+    """What making and taking a batch waited for a core, in all threads."""
+    made = one.times.starved_ns + one.times.between_starved_ns if one.times and recording.is_beside(one.times) else 0
+    return made + one.starved_ns + one.consumer_starved_ns
+
+
+def _with(recording: Recording, deliveries: Sequence[Delivery], own: float) -> Model:
+    """The model, if such a share of the waiting for cores was the recorded threads' own doing."""
+    steps = tuple(_step(one, recording, own) for one in deliveries)
     if not recording.workers:
         sent = min((packed for packed, _ in recording.tried), default=0) / 1e9
         received = min((unpacked for _, unpacked in recording.tried), default=0) / 1e9
-        return Model(tuple(steps), cores(), Cost(sent), Cost(received + MESSAGE_S))
-    sent = _mean([one.times.pack_ns for one in deliveries if one.times and one.times.pack_ns]) / 1e9
-    received = _mean([_rest_ns(one, recording) for one in deliveries]) / 1e9
-    return Model(tuple(steps), cores(), Cost(sent), Cost(received))
+        return Model(steps, recording.cores, Cost(sent), Cost(received + MESSAGE_S), LATENCY_S, LATENCY_S)
+    sending, asking_s = _between(deliveries, own)
+    receiving, answering_s = _received(deliveries, recording, own)
+    return Model(steps, recording.cores, sending, receiving, asking_s, answering_s)
+
+
+def _between(deliveries: Sequence[Delivery], own: float) -> tuple[Cost, float]:
+    """What a worker does from one batch to the next that waits for it already; and the seconds that a task takes to
+    come to one that waits for it."""
+    busy: list[tuple[int, BatchTimes]] = []
+    idle: list[int] = []
+    last: dict[tuple[int, int], BatchTimes] = {}
+    for times in sorted((one.times for one in deliveries if one.times), key=lambda times: times.began_ns):
+        before = last.get((times.pid, times.thread))
+        last[times.pid, times.thread] = times
+        if before is None:
+            continue
+        if times.issued_ns <= before.ended_ns:
+            busy.append((times.began_ns - before.ended_ns, times))
+        elif times.issued_ns > before.ended_ns + before.pack_ns:
+            idle.append(times.began_ns - times.issued_ns)
+    asking_s = max(statistics.fmean(idle) / 1e9, 0.0) if len(idle) >= ENOUGH else LATENCY_S
+    cpu_s = _mean([one.times.between_cpu_ns for one in deliveries if one.times]) / 1e9
+    if any(times.thread != one.thread for times in last.values() for one in last.values() if one.pid == times.pid):
+        cpu_s += _mean([times.pack_ns for _, times in busy]) / 1e9  # another thread of the worker sends
+    if len(busy) < ENOUGH:
+        return Cost(cpu_s), asking_s
+    starved_s = own * _mean([times.between_starved_ns for _, times in busy]) / 1e9
+    wall_s = max(_mean([gap for gap, _ in busy]) / 1e9, 0.0)
+    return Cost.measured(wall_s, min(cpu_s, wall_s), starved_s), asking_s
+
+
+def _received(deliveries: Sequence[Delivery], recording: Recording, own: float) -> tuple[Cost, float]:
+    """What the consumer's process does to receive a batch that is there, and to hand it over; and the seconds that a
+    batch takes to come to a consumer that waits for it."""
+    came = [(one, one.times.ended_ns + one.times.pack_ns) for one in deliveries if one.times]
+    there = [one.wait_ns for one, at in came if at < one.asked_ns]
+    cpu_s = _mean([_rest_ns(one, recording) for one in deliveries]) / 1e9
+    after_s = _mean([_after_ns(one) for one in deliveries]) / 1e9
+    wall_s = _mean(there) / 1e9 if len(there) >= ENOUGH else max(cpu_s - after_s, 0.0)
+    starved_s = own * _main_starved_ns(deliveries) * wall_s / 1e9
+    late = [one.got_ns - at - one.plan.wall.total_ns for one, at in came if at >= one.asked_ns]
+    answering_s = max(_mean(late) / 1e9 - wall_s, 0.0) if len(late) >= ENOUGH else LATENCY_S
+    whole_s = wall_s + after_s
+    return Cost.measured(whole_s, min(cpu_s, whole_s), min(starved_s, wall_s)), answering_s
+
+
+def _main_starved_ns(deliveries: Sequence[Delivery]) -> float:
+    """Of each second of the consumer's process on its way to a batch, the ns without a core."""
+    spent = sum(one.delivered_ns - one.asked_ns for one in deliveries) / 1e9
+    return sum(one.starved_ns for one in deliveries) / spent if spent > 0 else 0.0
+
+
+def _after_ns(one: Delivery) -> int:
+    """What was done with a batch after it had come, beside the device stages."""
+    device = sum(tally.wall.total_ns for tally in one.device.values())
+    return max(one.delivered_ns - one.got_ns - device, 0)
 
 
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def _step(one: Delivery, recording: Recording) -> Step:
-    worker = worker_costs(one.times) if one.times else {}
-    main = {PLAN: Cost.measured(one.plan.wall.total_ns / 1e9, one.plan.cpu_ns / 1e9)}
+def _step(one: Delivery, recording: Recording, own: float) -> Step:
+    worker = worker_costs(one.times, own) if one.times else {}
+    computed = one.cpu_ns or 1
+    main = {}
+    parts = {PLAN: one.plan}
     if recording.device.type != "cuda":  # there they run beside the consumer
-        for name, tally in one.device.items():
-            main[name] = Cost.measured(tally.wall.total_ns / 1e9, tally.cpu_ns / 1e9)
+        parts |= one.device
+    for name, tally in parts.items():
+        starved = own * one.starved_ns * min(tally.cpu_ns / computed, 1.0) if recording.beside else 0.0
+        main[name] = Cost.measured(tally.wall.total_ns / 1e9, tally.cpu_ns / 1e9, starved / 1e9)
     if not recording.workers:
-        main[DELIVER] = Cost(_rest_ns(one, recording) / 1e9)
+        wall_s, cpu_s = _delivered_ns(one, recording) / 1e9, _rest_ns(one, recording) / 1e9
+        main[DELIVER] = Cost.measured(wall_s, min(cpu_s, wall_s))
     busy = max(one.released_ns - one.delivered_ns, 0) / 1e9
     cpu = min(one.consumer_cpu_ns / 1e9, busy)
-    main[CONSUMER] = Cost(cpu, busy - cpu)
+    main[CONSUMER] = Cost.measured(busy, cpu, own * one.consumer_starved_ns / 1e9)
     return Step(one.samples, worker, main)
 
 
-def worker_costs(times: BatchTimes) -> dict[str, Cost]:
-    """What the stages of a batch took where it was made, and the rest. Waiting for a core is taken out of those that
-    compute."""
+def _delivered_ns(one: Delivery, recording: Recording) -> float:
+    """Without workers: from asking to having, what nothing else accounts for."""
+    device = sum(tally.wall.total_ns for tally in one.device.values()) if recording.device.type != "cuda" else 0
+    if recording.beside:
+        return _after_ns(one)
+    made = one.times.wall_ns if one.times else 0
+    return max(one.delivered_ns - one.asked_ns - one.plan.wall.total_ns - made - device, 0)
+
+
+def worker_costs(times: BatchTimes, own: float = 1.0) -> dict[str, Cost]:
+    """What the stages of a batch took where it was made, and the rest; such a share of the waiting for a core is taken
+    out of those that compute."""
     cpu_ns = {name: tally.cpu_ns for name, tally in times.stages.items()}
     wall_ns = {name: float(tally.wall.total_ns) for name, tally in times.stages.items()}
     cpu_ns[REST] = max(times.cpu_ns - sum(cpu_ns.values()), 0.0)
@@ -87,7 +161,7 @@ def worker_costs(times: BatchTimes) -> dict[str, Cost]:
     cpu_ns[REST] = min(cpu_ns[REST], wall_ns[REST])
     computed = sum(cpu_ns.values()) or 1.0
     return {
-        name: Cost.measured(wall_ns[name] / 1e9, cpu / 1e9, times.starved_ns * cpu / computed / 1e9)
+        name: Cost.measured(wall_ns[name] / 1e9, cpu / 1e9, own * times.starved_ns * cpu / computed / 1e9)
         for name, cpu in cpu_ns.items()
     }
 
@@ -97,6 +171,6 @@ def _rest_ns(one: Delivery, recording: Recording) -> float:
     elsewhere = one.plan.cpu_ns
     if recording.device.type != "cuda":
         elsewhere += sum(min(tally.cpu_ns, tally.wall.total_ns) for tally in one.device.values())
-    if not recording.workers and one.times is not None:
+    if one.times is not None and not recording.is_beside(one.times):
         elsewhere += one.times.cpu_ns
     return max(one.cpu_ns - elsewhere, 0.0)

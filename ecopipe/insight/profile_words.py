@@ -17,7 +17,8 @@ STARVED = 0.2
 def told(document: Mapping[str, Any]) -> list[str]:
     """What limits, how long the consumer waits, and what would change it: a sentence or two each."""
     found = [_limit(document), _waiting(document["run"]), _workers(document)]
-    found += [_prefetch(document), *(_codec(row) for row in document.get("codecs", []))]
+    found += [_mode(document["settings"]), _prefetch(document), _budget(document)]
+    found += [_codec(row) for row in document.get("codecs", [])]
     return [sentence for sentence in found if sentence]
 
 
@@ -32,7 +33,7 @@ def rate(value: float) -> str:
 
 def _limit(document: Mapping[str, Any]) -> str:
     limit, run = document["limit"], document["run"]
-    workers = _count(document["settings"]["workers"])
+    workers = _makers(document["settings"])
     now, without = rate(run["samples_per_s"]), rate(limit["without_per_s"])
     if not limit["clear"]:
         return f"Nothing limits alone: {now} samples/s with {workers}; without {limit['name']} it would be {without}."
@@ -54,7 +55,7 @@ def _workers(document: Mapping[str, Any]) -> str:
     predicted = document["predictions"]["workers"]
     shown = [count for count in ("0", "1", "2", "4", "8", "16", "32", "64") if count in predicted]
     told = ", ".join(f"{count}: {rate(predicted[count])}" for count in shown)
-    cores = document["settings"]["cores"]
+    cores, beside = document["settings"]["cores"], _threads(document)
     best = max(predicted.values())
     fewest = next(count for count, value in predicted.items() if value >= best / HELPS)
     now = predicted.get(str(document["settings"]["workers"]), 0.0)
@@ -62,7 +63,25 @@ def _workers(document: Mapping[str, Any]) -> str:
         advice = "more workers would not help"
     else:
         advice = f"{_count(int(fewest))} would give about {rate(predicted[fewest])} samples/s"
-    return f"On {cores} cores {advice} (samples/s by workers: {told})."
+    return f"On {cores} cores {advice} (samples/s by workers: {told}{beside})."
+
+
+def _threads(document: Mapping[str, Any]) -> str:
+    """What threads of the consumer's process would give at most: what they hold the interpreter's lock is not known."""
+    predicted = document["predictions"].get("threads", {})
+    if not predicted:
+        return ""
+    count, value = max(predicted.items(), key=lambda one: one[1])
+    return f"; with {count} threads at most {rate(value)}"
+
+
+def _makers(settings: Mapping[str, Any]) -> str:
+    """How many workers and threads make the batches."""
+    threads = settings.get("threads", 0)
+    told = f"{threads} thread{'s' * (threads > 1)}" if threads else ""
+    if not settings["workers"]:
+        return told or _count(0)
+    return _count(settings["workers"]) + (f" of {told}" if threads > 1 else "")
 
 
 def _prefetch(document: Mapping[str, Any]) -> str:
@@ -82,6 +101,35 @@ def _codec(row: Mapping[str, Any]) -> str:
         f"Storing {row['to']} instead of {row['of']} would give about {rate(row['samples_per_s'])} samples/s at "
         f"{row['disk']:.2g}x the disk."
     )
+
+
+def _budget(document: Mapping[str, Any]) -> str:
+    """The budget that would give most, if it gives more."""
+    now = document["limit"]["modelled_per_s"]
+    better = [row for row in document.get("budgets", []) if row["samples_per_s"] > now * HELPS]
+    if not better:
+        return ""
+    row = max(better, key=lambda row: row["samples_per_s"])
+    value = rate(row["value"]) if row["value"] != round(row["value"]) else f"{row['value']:.0f}"
+    padding = ""
+    if row["padding"] or row["padding_now"]:
+        padding = f", with {row['padding']:.1%} of padding instead of {row['padding_now']:.1%}"
+    return (
+        f"{row['setting']}={value} would give about {rate(row['samples_per_s'])} samples/s{padding}, if the consumer's "
+        "step grows as the batch does."
+    )
+
+
+def _mode(settings: Mapping[str, Any]) -> str:
+    """Whether making batches leaves the thread that trains alone."""
+    if settings["workers"]:
+        return "Batches are made in worker processes, which leave the training process's interpreter lock alone."
+    if settings.get("threads"):
+        return (
+            "Batches are made in threads of the training process, which share its interpreter lock with the training "
+            "loop; workers leave it alone."
+        )
+    return "Batches are made in the thread that trains, one after the other with its steps; workers leave it alone."
 
 
 def _count(workers: int) -> str:

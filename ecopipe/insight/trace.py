@@ -20,7 +20,8 @@ MAIN, CONSUMER = 1, 2
 
 
 def events(recording: Recording) -> list[dict[str, Any]]:
-    """Trace events: a track for each worker, one for the loader and one for the consumer, and an arrow for each batch.
+    """Trace events: a track for each worker, or each of its threads, or of those of the consumer's process; one for the
+    loader and one for the consumer; and an arrow for each batch that another thread made.
 
     Times are microseconds since the recording began. The stages of a batch stand one after the other below it, each
     with all of its samples: how long each took is true, its place within the batch is not.
@@ -28,20 +29,23 @@ def events(recording: Recording) -> list[dict[str, Any]]:
     main = os.getpid()
     found = [_named("process_name", main, 0, "consumer's process"), _named("thread_name", main, MAIN, "loader")]
     found.append(_named("thread_name", main, CONSUMER, "consumer"))
-    pids = dict.fromkeys(one.times.pid for one in recording.deliveries if one.times and one.times.pid != main)
-    for number, pid in enumerate(pids, 1):
-        found += [_named("process_name", pid, 0, f"worker {number}"), _named("thread_name", pid, pid, "batches")]
+    beside = [one.times for one in recording.deliveries if one.times and recording.is_beside(one.times)]
+    for number, pid in enumerate(dict.fromkeys(times.pid for times in beside if times.pid != main), 1):
+        found.append(_named("process_name", pid, 0, f"worker {number}"))
+    for pid, thread in dict.fromkeys((times.pid, times.thread) for times in beside):
+        found.append(_named("thread_name", pid, thread, "batches"))
     for order, one in enumerate(recording.deliveries):
-        found += _of_batch(one, order, main, recording.began_ns)
+        is_beside = one.times is not None and recording.is_beside(one.times)
+        found += _of_batch(one, order, main, recording.began_ns, is_beside)
     return found
 
 
-def _of_batch(one: Delivery, order: int, main: int, zero: int) -> Iterator[dict[str, Any]]:
+def _of_batch(one: Delivery, order: int, main: int, zero: int, is_beside: bool) -> Iterator[dict[str, Any]]:
     name, times = f"batch {one.number}", one.times
     about = {"epoch": one.epoch, "samples": one.samples, "bytes": one.bytes}
     taken = max(one.got_ns, one.asked_ns)
     if times is not None:
-        pid, track = times.pid, MAIN if times.pid == main else times.pid
+        pid, track = times.pid, times.thread if is_beside else MAIN
         yield _slice(name, pid, track, times.began_ns - zero, times.wall_ns, about)
         at = times.began_ns
         for stage, tally in times.stages.items():
@@ -49,7 +53,7 @@ def _of_batch(one: Delivery, order: int, main: int, zero: int) -> Iterator[dict[
             lasted = min(tally.wall.total_ns, max(times.ended_ns - at, 0))
             yield _slice(stage, pid, track, at - zero, lasted, more)
             at += tally.wall.total_ns
-        if pid != main:
+        if is_beside:
             flow = {"name": "batch", "cat": "batch", "id": order}
             yield {**flow, "ph": "s", "pid": pid, "tid": track, "ts": (times.ended_ns - zero) / 1e3 - 1e-3}
             yield {**flow, "ph": "f", "bp": "e", "pid": main, "tid": CONSUMER, "ts": (one.delivered_ns - zero) / 1e3}

@@ -1,4 +1,4 @@
-"""Which workers and prefetch are fastest within a memory limit: predicted from one profile, and then measured."""
+"""Which workers, threads and prefetch are fastest within a memory limit: predicted from a profile, then measured."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
+from ecopipe.insight.predictions import Model
 from ecopipe.insight.profile import Profile
 from ecopipe.insight.profile_model import steady
 from ecopipe.pipeline.pipeline import Pipeline
@@ -24,6 +26,7 @@ from ecopipe.vocabulary.meters import cores
 from ecopipe.vocabulary.sample import Batch
 
 PREFETCHES = (1, 2, 4)
+THREADS = (0, 1, 2, 4)
 
 TRIALS = 6
 """Settings that are measured at most."""
@@ -32,22 +35,34 @@ ROUNDS = 8
 """Times that all batches on their way are replaced while a setting is measured: they come in bursts."""
 
 AS_GOOD = 0.97
-"""A setting of fewer workers, or of less prefetch, is preferred if it gives so much of the best."""
+"""A setting of fewer processes and threads, or of less prefetch, is preferred if it gives so much of the best."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """A setting: the samples per second that were predicted and measured, and the memory of all its processes.
 
-    What was not measured has a rate of None; ``fits`` says whether it kept to the limit.
+    What was not measured has a rate of None; ``fits`` says whether it kept to the limit. With threads the prediction is
+    the most that they could reach: see :meth:`ecopipe.insight.predictions.Model.rate`.
     """
 
     workers: int
+    threads: int
     prefetch: int
     predicted_per_s: float
     samples_per_s: float | None = None
     memory_bytes: int = 0
     fits: bool = True
+
+    @property
+    def makers(self) -> int:
+        """Threads of all processes together that make batches beside the consumer's."""
+        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1)
+
+    @property
+    def mode(self) -> tuple[bool, bool]:
+        """Whether there are workers, and whether there are threads."""
+        return self.workers > 0, self.threads > 0
 
 
 def taken(loader: Loader, seconds: float, consumer_s: float = 0.0, least: int = 12) -> Iterator[Batch]:
@@ -91,35 +106,52 @@ def tune(
         DataError: The pipeline gives too few batches to measure.
     """
     each = seconds / (TRIALS + 1)
-    profile, memory = _measured(pipeline, shards, 0, 2, each, consumer_s, device)
+    near = Trial(0, 0, 2, 0.0)
+    profile, memory = _measured(pipeline, shards, near, each, consumer_s, device)
     model = profile.model
     if memory_bytes is not None and memory > memory_bytes:
         raise ConfigError(
             f"tune: without workers it takes {memory:,} bytes, more than the limit of {memory_bytes:,}. Raise it, or "
             "make batches smaller."
         )
-    wanted = [
-        Trial(workers, prefetch, model.rate(workers, prefetch))
-        for workers in range(2 * cores() + 1)
-        for prefetch in (PREFETCHES if workers else (2,))
-    ]
-    wanted.sort(key=lambda trial: (-round(trial.predicted_per_s, 3), trial.workers, trial.prefetch))
-    chosen = [
-        next(trial for trial in wanted if not trial.workers),
-        *[one for one in wanted if one.workers][: TRIALS - 1],
-    ]
     found: list[Trial] = []
-    for trial in chosen:
-        if trial.workers:
-            profile, memory = _measured(pipeline, shards, trial.workers, trial.prefetch, each, consumer_s, device)
+    for trial in promising(model):
+        if trial.makers:
+            profile, memory = _measured(pipeline, shards, trial, each, consumer_s, device)
         fits = memory_bytes is None or memory <= memory_bytes
-        rate = round(_rate(profile), 2)
-        found.append(Trial(trial.workers, trial.prefetch, round(trial.predicted_per_s, 2), rate, memory, fits))
+        predicted, rate = round(trial.predicted_per_s, 2), round(_rate(profile), 2)
+        found.append(replace(trial, predicted_per_s=predicted, samples_per_s=rate, memory_bytes=memory, fits=fits))
         told(found[-1])
     best = max(trial.samples_per_s or 0.0 for trial in found if trial.fits)
     good = [trial for trial in found if trial.fits and (trial.samples_per_s or 0.0) >= AS_GOOD * best]
-    first = min(good, key=lambda trial: (trial.workers, trial.prefetch))
+    first = min(good, key=lambda trial: (trial.makers, trial.threads, trial.prefetch))
     return [first, *(trial for trial in found if trial is not first)]
+
+
+def promising(model: Model, most: int = 0) -> list[Trial]:
+    """What is to be measured: neither workers nor threads, and then what is predicted to be fastest, the best of each
+    mode before the second of any, since threads are predicted as if they never waited for one another.
+
+    Args:
+        model: What predicts.
+        most: Threads of all processes together at most; 0 is twice the cores.
+    """
+    most = most or 2 * cores()
+    settings = [
+        Trial(workers, threads, prefetch, model.rate(workers, prefetch, threads=threads))
+        for workers in range(most + 1)
+        for threads in THREADS
+        if workers * max(threads, 1) <= most and threads <= most and not (workers and threads == 1)
+        for prefetch in (PREFETCHES if workers or threads else (2,))
+    ]
+    settings.sort(key=lambda trial: (-round(trial.predicted_per_s, 3), trial.makers, trial.threads, trial.prefetch))
+    seen: dict[tuple[bool, bool], int] = {}
+    turns = []
+    for trial in settings:
+        turn = seen[trial.mode] = seen.get(trial.mode, -1) + 1
+        turns.append((trial.makers > 0, turn, trial))
+    turns.sort(key=lambda found: found[:2])  # what is of one turn stays in the order of the predictions
+    return [trial for _, _, trial in turns[:TRIALS]]
 
 
 def _rate(profile: Profile) -> float:
@@ -129,13 +161,14 @@ def _rate(profile: Profile) -> float:
 
 
 def _measured(
-    pipeline: Pipeline, shards: Opened, workers: int, prefetch: int, seconds: float, consumer_s: float, device: str
+    pipeline: Pipeline, shards: Opened, trial: Trial, seconds: float, consumer_s: float, device: str
 ) -> tuple[Profile, int]:
     """A profile under some settings, and the most memory that its processes took together."""
     memory = count = 0
-    with Loader(pipeline, workers=workers, prefetch=prefetch, shards=shards, device=device) as loader:
+    settings: dict[str, Any] = {"workers": trial.workers, "threads": trial.threads, "prefetch": trial.prefetch}
+    with Loader(pipeline, **settings, shards=shards, device=device) as loader:
         with loader.profile() as profile:
-            for _ in taken(loader, seconds, consumer_s, least=12 + ROUNDS * workers * prefetch):
+            for _ in taken(loader, seconds, consumer_s, least=12 + ROUNDS * trial.makers * trial.prefetch):
                 count += 1
                 if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: it is slow to ask
                     memory = max(memory, sum(map(memory_of, [os.getpid(), *loader.worker_pids])))
@@ -170,7 +203,7 @@ def tuned_text(text: str, tuning: Tuning, where: str) -> str:
             inside = re.fullmatch(r"\s*\[\s*loader\s*\]\s*(#.*)?", line) is not None
         if not inside:
             kept.append(line)
-    table = {"workers": tuning.workers, "prefetch": tuning.prefetch}
+    table = {name: value for name, value in vars(tuning).items() if value is not None}
     made = "\n".join(kept).rstrip() + "\n\n" + tomli_w.dumps({"loader": table})
     try:
         new = loads(made, where=where)

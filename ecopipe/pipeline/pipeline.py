@@ -273,6 +273,7 @@ class Pipeline:
                 if need == ANY:
                     return None
                 wanted.update(need.split("|"))
+        wanted.update(row.measure for stage in self.sample_stages if (row := stage.row()) is not None)
         return wanted
 
     def plan_columns(self) -> tuple[str, ...]:

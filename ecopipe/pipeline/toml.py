@@ -16,8 +16,8 @@ Keys are the fields of the classes; only registered stages can be named. ``prese
 of one of its presets, which further keys replace. An override ``source.path=...`` or
 ``Batch.size=...`` replaces one setting; its value is read as TOML, or as a string where it is none.
 
-``[loader]`` with ``workers`` and ``prefetch`` is what a loader of the pipeline uses where it is not told; ``ecopipe
-tune`` writes it. It is no part of the identity: a checkpoint stays valid, whatever it says.
+``[loader]`` with ``workers``, ``threads`` and ``prefetch`` is what a loader of the pipeline uses where it is not told;
+``ecopipe tune`` writes it. It is no part of the identity: a checkpoint stays valid, whatever it says.
 
 A mixture is a source with ``sources``, whose names are those that overrides know::
 

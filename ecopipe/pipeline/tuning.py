@@ -13,7 +13,9 @@ class Tuning:
 
     Args:
         workers: Worker processes, from 0 on; None leaves it to the loader.
-        prefetch: Batches per worker that are made ahead, at least 1; None leaves it to the loader.
+        threads: Threads in each worker, or without workers in the consumer's process, from 0 on; None leaves it to the
+            loader.
+        prefetch: Batches per worker and thread that are made ahead, at least 1; None leaves it to the loader.
 
     Raises:
         ConfigError: A setting is out of its range.
@@ -21,9 +23,11 @@ class Tuning:
 
     _: KW_ONLY
     workers: int | None = None
+    threads: int | None = None
     prefetch: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("workers", self.workers, 0), ("prefetch", self.prefetch, 1)):
+        limits = ("workers", self.workers, 0), ("threads", self.threads, 0), ("prefetch", self.prefetch, 1)
+        for name, value, least in limits:
             if value is not None and value < least:
                 raise ConfigError(f"Tuning: {name} must be at least {least}, got {value}.")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecopipe.formats.index_arrays import of_numbers, of_texts, to_numpy
 from ecopipe.plan.blocks import Rows
 from ecopipe.plan.items import ITEM
 from ecopipe.plan.parts import START
@@ -48,22 +49,22 @@ class Alike:
         listed = rows["members"]
         flat = listed.flatten()
         each, rest = divmod(len(flat), len(rows))
-        if rest or not each or (np.diff(listed.offsets.to_numpy()) != each).any():
+        if rest or not each or (np.diff(to_numpy(listed.offsets)) != each).any():
             return None
         kinds = flat.field("extension").dictionary_encode()
-        codes = kinds.indices.to_numpy().reshape(-1, each)
+        codes = to_numpy(kinds.indices).reshape(-1, each)
         if (codes != codes[0]).any():
             return None
-        members = np.stack([flat.field(name).to_numpy() for name in _MEMBER], axis=-1, dtype=np.int64, casting="safe")
+        members = np.stack([to_numpy(flat.field(name)) for name in _MEMBER], axis=-1, dtype=np.int64, casting="safe")
         paths = rows["path"].dictionary_encode()
-        which = paths.indices.to_numpy()
+        which = to_numpy(paths.indices)
         some = np.zeros(len(paths.dictionary), dtype=np.int64)
         some[which] = np.arange(len(which))  # a row of each shard
-        shards = zip(rows["shard"].take(pa.array(some)).to_pylist(), paths.dictionary.to_pylist(), strict=True)
+        shards = zip(rows["shard"].take(of_numbers(some)).to_pylist(), paths.dictionary.to_pylist(), strict=True)
         left = [name for name in rows.schema.names if name not in _IN_ARRAYS]
         empty = tuple(name for name in left if rows[name].null_count == len(rows))
         return cls(
-            tuple(kinds.dictionary.take(pa.array(codes[0])).to_pylist()),
+            tuple(kinds.dictionary.take(of_numbers(codes[0])).to_pylist()),
             members.reshape(-1, each, len(_MEMBER)),
             tuple(shards),
             which,
@@ -86,7 +87,7 @@ class Alike:
 
     def take(self, positions: Rows) -> Alike:
         """The rows at some positions."""
-        others = self.others.take(pa.array(positions))
+        others = self.others.take(of_numbers(positions))
         return replace(self, members=self.members[positions], which=self.which[positions], others=others)
 
     def select(self, names: Collection[str]) -> Alike:
@@ -113,12 +114,12 @@ class Alike:
         if name == "members":
             count = len(self.extensions)
             flat = self.members.reshape(-1, len(_MEMBER))
-            named = pa.array(list(self.extensions) * len(self))
-            numbers = [pa.array(flat[:, at]) for at in range(len(_MEMBER))]
+            named = of_texts(list(self.extensions) * len(self))
+            numbers = [of_numbers(flat[:, at]) for at in range(len(_MEMBER))]
             listed = pa.StructArray.from_arrays([named, *numbers], ["extension", *_MEMBER])
-            return pa.ListArray.from_arrays(np.arange(len(self) + 1, dtype=np.int32) * count, listed)
+            return pa.ListArray.from_arrays(of_numbers(np.arange(len(self) + 1, dtype=np.int32) * count), listed)
         if name in _IN_ARRAYS:
-            return pa.array([shard[name == "path"] for shard in self.shards]).take(pa.array(self.which))
+            return of_texts(shard[name == "path"] for shard in self.shards).take(of_numbers(self.which))
         return self.others[name]
 
     def to_pylist(self) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ecopipe.formats.index_arrays import of_numbers
 from ecopipe.plan.blocks import Rows
 
 START, STOP, WHOLE = "part_start", "part_stop", "part_whole"
@@ -55,7 +56,7 @@ class Parts:
     def table(self, block: pa.Table, names: Collection[str]) -> pa.Table:
         """The parts as a block, in the columns of some names."""
         kept = [name for name in block.column_names if name in names]
-        return self.put_into(block.select(kept).take(pa.array(self.rows)), np.arange(len(self)))
+        return self.put_into(block.select(kept).take(of_numbers(self.rows)), np.arange(len(self)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ecopipe.formats.checks import checks_of
+from ecopipe.formats.index_arrays import of_numbers
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.blocks import Lane, Rows, Slice
 from ecopipe.plan.parts import Cut
@@ -87,10 +88,10 @@ class Block:
 
     def _samples(self, positions: Rows, columns: frozenset[str] | None) -> pa.Table:
         if columns is None:
-            return self._table.take(pa.array(positions))
+            return self._table.take(of_numbers(positions))
         if columns not in self._narrow:
             self._narrow[columns] = self._table.select([name for name in self._table.column_names if name in columns])
-        return self._narrow[columns].take(pa.array(positions))
+        return self._narrow[columns].take(of_numbers(positions))
 
     @cached_property
     def _checks(self) -> npt.NDArray[np.uint32]:

@@ -23,6 +23,7 @@ from ecopipe.datasets.shards import (
     unlisted,
 )
 from ecopipe.formats.index import IndexFile, sum_of
+from ecopipe.formats.index_arrays import of_numbers, of_texts, to_numpy
 from ecopipe.plan.blocks import Slice
 from ecopipe.storage import files
 from ecopipe.vocabulary import errors
@@ -40,7 +41,7 @@ class Shards:
     def __init__(self, shards: pa.Table, indexes: Sequence[IndexFile]) -> None:
         self.shards = shards.combine_chunks()
         self._indexes = list(indexes)
-        self._listed = np.stack([self.shards["index"].to_numpy(), self.shards["number"].to_numpy()], axis=1)
+        self._listed = np.stack([to_numpy(self.shards[name]) for name in ("index", "number")], axis=1)
 
     @property
     def parts(self) -> dict[str, Shards]:
@@ -98,7 +99,7 @@ class Shards:
             index, number = self._listed[piece.shard].tolist()
             parts.append(self._indexes[index].read(number, piece.start, piece.stop, columns))
         shards = np.repeat([piece.shard for piece in slices], [part.num_rows for part in parts])
-        paths = self.shards["path"].take(pa.array(shards))
+        paths = self.shards["path"].take(of_numbers(shards))
         return pa.concat_tables(parts, promote_options="default").append_column("path", paths)
 
     def close(self) -> None:
@@ -135,7 +136,7 @@ def open_shards(paths: Sequence[str], progress: Progress = silent, *, tolerant: 
                 names = {*map(files.base_name, tars), *indexes[folder].shards.table["name"].to_pylist()}
                 tars = [files.join(folder, name) for name in sorted(names)]
             table = _listed(indexes[folder], tars, whole=whole, tolerant=tolerant)
-            tables.append(table.append_column("index", pa.repeat(list(indexes).index(folder), len(table))))
+            tables.append(table.append_column("index", of_numbers(np.full(len(table), list(indexes).index(folder)))))
             different |= _resolved(folder, tars)
     shards = pa.concat_tables(tables, promote_options="default")
     if len(different) != len(shards):
@@ -149,14 +150,14 @@ def _listed(index: IndexFile, tars: Sequence[str], *, whole: bool, tolerant: boo
     """What an index says of some tars of its folder, all of them if ``whole``. Unless ``tolerant``, refuses those that
     are not what was indexed."""
     known = index.shards.table
-    names = pa.array(map(files.base_name, tars), pa.string())
+    names = of_texts(map(files.base_name, tars))
     numbers = pc.index_in(names, value_set=known["name"].combine_chunks())
     if numbers.null_count:
-        path = tars[int(np.argmin(numbers.is_valid()))]
+        path = tars[int(np.argmin(to_numpy(numbers.is_valid())))]
         raise errors.IndexFileError(f"{path}: {index.path} was written anew meanwhile, without it. Try again.")
     listed = known.take(numbers)
     if not tolerant:
-        for path, expected in zip(tars, listed["size"].to_numpy(), strict=True):
+        for path, expected in zip(tars, to_numpy(listed["size"]), strict=True):
             if (found := files.size_of(path)) != expected:
                 raise errors.ShardError(
                     f"{path}: holds {found:,} bytes and held {expected:,} when it was indexed: it is truncated or was "
@@ -168,7 +169,7 @@ def _listed(index: IndexFile, tars: Sequence[str], *, whole: bool, tolerant: boo
             f"{files.join(files.parent(index.path), lost[0])}: the index lists this shard and it is missing"
             f" ({len(lost)} missing in all). Restore it, or run 'ecopipe index' on the tars that are left."
         )
-    return listed.append_column("path", pa.array(tars)).append_column("number", numbers.cast(pa.int64()))
+    return listed.append_column("path", of_texts(tars)).append_column("number", numbers.cast(pa.int64()))
 
 
 def _resolved(folder: str, tars: Sequence[str]) -> set[str]:

@@ -14,7 +14,8 @@ import torch
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
 from ecopipe.plan.parts import PART_COLUMNS
-from ecopipe.stages.columns import BatchMemory, Columns, Memory
+from ecopipe.stages.columns import Columns
+from ecopipe.stages.memory import BatchMemory, Memory
 from ecopipe.storage.files import RangeReader
 from ecopipe.storage.mapped import MappedFile, MappedFiles, ranges_of
 from ecopipe.vocabulary.errors import ShardError
@@ -161,7 +162,7 @@ class ColumnReader:
         for at, name in enumerate(alike.extensions):
             if self._reads is None or name in self._reads:
                 fields[name] = self._members(alike, alike.members[:, at])
-        return Columns(alike.others["key"].to_numpy(zero_copy_only=False).tolist(), fields, self._made)
+        return Columns(alike.others["key"].to_pylist(), fields, self._made)
 
     def close(self) -> None:
         """Lets go of the mapped shards."""

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from ecopipe.formats.index_arrays import of_texts, to_numpy
 from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.blocks import Slice
@@ -176,7 +177,8 @@ class Ahead:
             rows = int(self._figures.rows[shard])
             members = self._opened.read([Slice(shard, 0, rows)], ("members",))["members"]
             flat = members.combine_chunks().flatten()
-            check = functools.partial(_check, *(flat.field(name).to_numpy() for name in ("offset", "size", "crc32")))
+            offsets, sizes, checks = (to_numpy(flat.field(name)) for name in ("offset", "size", "crc32"))
+            check = functools.partial(_check, offsets, sizes, checks)
         return self._threads.submit(self._cache.fetch, wanted, check, self._stop.is_set, kept)
 
     def _drop(self, places: Sequence[tuple[int, int]]) -> None:
@@ -234,6 +236,10 @@ class NearMaker:
     ) -> None:
         self._maker, self._cache, self._wanted, self._reads = maker, cache, wanted, reads
         self._read_through = 0
+
+    def another(self) -> NearMaker:
+        """One for another thread."""
+        return NearMaker(self._maker.another(), self._cache, self._wanted, self._reads)
 
     def __call__(self, task: Task) -> Made:
         self._read_through = 0
@@ -331,7 +337,7 @@ def _with_paths(rows: pa.RecordBatch | Alike, local: dict[str, str]) -> pa.Recor
     """Index rows with other paths."""
     if isinstance(rows, Alike):
         return replace(rows, shards=tuple((name, local.get(path, path)) for name, path in rows.shards))
-    paths = pa.array([local.get(path, path) for path in rows["path"].to_pylist()], pa.string())
+    paths = of_texts(local.get(path, path) for path in rows["path"].to_pylist())
     return rows.set_column(rows.schema.get_field_index("path"), "path", paths)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,9 +14,10 @@ import torch
 
 from ecopipe.run.fetching import Made as MadeNear
 from ecopipe.run.metering import BatchTimes, Timed, clock_ns, forget, rss_bytes, size_of, starved_ns
+from ecopipe.run.slots import Borrower, Lender
 from ecopipe.run.transport import pack, unpack
 from ecopipe.vocabulary.errors import ConfigError
-from ecopipe.vocabulary.meters import Tally
+from ecopipe.vocabulary.meters import Tally, cores
 from ecopipe.vocabulary.sample import Batch
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ class Delivery:
     """One batch on its way through the consumer's process. Times are ns; moments are on the monotonic clock.
 
     ``asked_ns``, ``delivered_ns``, ``released_ns``: when the consumer wanted it, had it, and wanted the next one.
-    ``plan`` is the planning of tasks in between, ``got_ns`` when it had come from the workers (or was made here), and
-    ``cpu_ns`` and ``starved_ns`` what this thread computed, and waited for a core, from asking to having.
+    ``plan`` is the planning of tasks in between, ``wait_ns`` the rest of what it took to come, ``got_ns`` when it had
+    come from the workers (or was made here), and ``cpu_ns`` and ``starved_ns`` what this thread computed, and waited
+    for a core, from asking to having; ``consumer_cpu_ns`` and ``consumer_starved_ns`` from having to wanting the next.
     """
 
     epoch: int
@@ -55,12 +59,17 @@ class Delivery:
     cpu_ns: int = 0
     starved_ns: int = 0
     consumer_cpu_ns: int = 0
+    consumer_starved_ns: int = 0
     gpu_idle: bool | None = None
 
 
 @dataclass
 class Recording:
-    """What was recorded, batch by batch, from ``began_ns`` to ``ended_ns`` (0 while it goes on)."""
+    """What was recorded, batch by batch, from ``began_ns`` to ``ended_ns`` (0 while it goes on).
+
+    ``threads`` is how many threads make batches, as the loader was told. ``pid`` and
+    ``thread`` are those of the consumer; ``cores`` is how many there are.
+    """
 
     workers: int
     prefetch: int
@@ -72,6 +81,19 @@ class Recording:
     rss_bytes: int = 0
     process_cpu_ns: int = field(default_factory=time.process_time_ns)
     first_ask_ns: int = 0
+    threads: int = 0
+    pid: int = field(default_factory=os.getpid)
+    thread: int = field(default_factory=threading.get_native_id)
+    cores: int = field(default_factory=cores)
+
+    @property
+    def beside(self) -> int:
+        """Threads that make batches beside the consumer's, in all processes together; 0 if it makes them itself."""
+        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1)
+
+    def is_beside(self, times: BatchTimes) -> bool:
+        """Whether another thread than the consumer's made a batch."""
+        return (times.pid, times.thread) != (self.pid, self.thread)
 
 
 class Gauge:
@@ -176,12 +198,18 @@ class Gauge:
             yield answer
 
     def _try(self, batch: Batch) -> None:
+        """Sends a batch to this process, from memory of slots, in which a worker makes it."""
+        lender, borrower = Lender(), Borrower()
         with contextlib.suppress(Exception):  # then it could not be sent, and no worker is to be advised
+            made = Batch({name: _in_slot(value, lender) for name, value in batch.items()})
             began = clock_ns()
-            descriptor = pack(batch)
+            descriptor = pack(made, lender)
             packed = clock_ns()
-            unpack(descriptor)
-            cast("Recording", self.recording).tried.append((packed - began, clock_ns() - packed))
+            for news in lender.news():
+                borrower.learn(*news)
+            known = clock_ns()
+            unpack(descriptor, borrower)
+            cast("Recording", self.recording).tried.append((packed - began, clock_ns() - known))
 
     def around(self, name: str, make: Callable[..., Made], *given: Any) -> Made:
         """``make(*given)``, of a device stage; timed while there is a recording."""
@@ -195,10 +223,13 @@ class Gauge:
             end.record()
             self._events.append((tally, begin, end))
         else:
-            began, cpu = clock_ns(), time.process_time_ns()
+            cpu_ns = time.process_time_ns  # what a stage computes on threads of its own counts as well
+            if self.recording.beside and not self.recording.workers:  # but not what those do that make batches
+                cpu_ns = time.thread_time_ns
+            began, cpu = clock_ns(), cpu_ns()
             made = make(*given)
             tally.wall.add(clock_ns() - began)
-            tally.cpu_ns += time.process_time_ns() - cpu
+            tally.cpu_ns += cpu_ns() - cpu
         tally.bytes_in += self._size
         self._size = size_of(made)
         tally.bytes_out += self._size
@@ -222,6 +253,7 @@ class Gauge:
         if self.recording.deliveries and self._delivered:
             last = self.recording.deliveries[-1]
             last.released_ns, last.consumer_cpu_ns = now, cpu - self._cpu
+            last.consumer_starved_ns = starved - self._starved
         self._cpu, self._starved = cpu, starved
         self._reset()
 
@@ -247,8 +279,9 @@ class Gauge:
         found.plan, found.wait_ns, found.gpu_idle = self._plan, self._waited_ns, self._idle
         found.asked_ns, found.delivered_ns = self._asked, now
         cpu = time.thread_time_ns()
-        found.cpu_ns, found.starved_ns = cpu - self._cpu, starved_ns() - self._starved
-        self._cpu = cpu
+        starved = starved_ns()
+        found.cpu_ns, found.starved_ns = cpu - self._cpu, starved - self._starved
+        self._cpu, self._starved = cpu, starved
         recording.deliveries.append(found)
 
 
@@ -263,3 +296,11 @@ def _lengths(batch: Batch) -> tuple[Any, int]:
     shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
     padded = "offsets" not in batch and bool(shapes) and len(shapes[0]) > 1
     return found, int(shapes[0][0] * shapes[0][1]) if padded else int(found.sum())
+
+
+def _in_slot(value: Any, lender: Lender) -> Any:
+    """A tensor of some size in memory of a slot; anything else as it is."""
+    memory = lender.empty(value.nbytes) if type(value) is torch.Tensor and value.device.type == "cpu" else None
+    if memory is None:
+        return value
+    return torch.from_numpy(memory).view(value.dtype).view(value.shape).copy_(value)

@@ -4,48 +4,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.plan import Plan
-from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
-from ecopipe.plan.sequence import Planned, sequence
+from ecopipe.plan.sequence import sequence
 from ecopipe.run import ranks, settings, state
-from ecopipe.run.columns import ROW_COLUMNS
 from ecopipe.run.device import on_device, resolve
-from ecopipe.run.fetching import Ahead, Made, NearMaker, cache_for, paths_of, wanted_of
+from ecopipe.run.fetching import Ahead, Made, NearMaker, cache_for, wanted_of
 from ecopipe.run.gauge import Gauge, Recording
+from ecopipe.run.issuing import Issued, make_tasks
 from ecopipe.run.ledger import Ledger
-from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback, make_task
+from ecopipe.run.maker import BatchMaker, Failure, Task, Verify, WorkerTraceback
 from ecopipe.run.metering import timed
 from ecopipe.run.pool import Maker, Pool
 from ecopipe.run.quarantine import Quarantine
 from ecopipe.run.state import Belonging, Taken
+from ecopipe.run.threads import ThreadPool
 from ecopipe.run.worth import HostRanks
 from ecopipe.storage.cache import Cache
 from ecopipe.vocabulary.errors import ConfigError
-from ecopipe.vocabulary.sample import Batch, Place
+from ecopipe.vocabulary.sample import Batch
 
 if TYPE_CHECKING:
     from ecopipe.insight.profile import Profile
-
-
-@dataclass(frozen=True)
-class _Issued:
-    """What is kept of a batch until it is handed out: what will have been taken then, its plan and its index rows."""
-
-    taken: Taken
-    planned: Planned
-    rows: pa.Table
 
 
 class Loader:
@@ -54,6 +42,9 @@ class Loader:
     Args:
         pipeline: What to deliver.
         workers: Worker processes, 0 for none; never changes what is delivered. By default the pipeline's tuning, or 0.
+        threads: Threads that make batches: in each worker, or without workers in this process; 0 for none beside those
+            that are there. They serve where decoders release the interpreter's lock, as those of audio and images do,
+            and every stage has to bear several. Never changes what is delivered. By default the tuning, or 0.
         device: Where batches and device stages live: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         rank: This process among ``world_size``; both default to torch.distributed, then torchrun's environment.
         world_size: Number of ranks.
@@ -61,10 +52,11 @@ class Loader:
         epoch: The first epoch.
         tail: When the batches of an epoch do not fill the last step of all ranks: ``"repeat"`` gives the ranks without
             one a batch of that step again (``batch.place.repeat`` says so), ``"drop"`` leaves the step out.
-        prefetch: Batches per worker that are made ahead; by default what the pipeline's tuning says, or 2.
+        prefetch: Batches per worker and thread that are made ahead; by default what the pipeline's tuning says, or 2.
         verify: ``"crc"`` compares what is read with the CRC-32 in the index (2.6 GB/s on one core where it was
             measured), ``"off"`` does not.
-        timeout_s: Seconds that a batch may take in a worker; then the worker is replaced. 0 is without end.
+        timeout_s: Seconds that a batch may take in a worker; then the worker is replaced. 0 is without end. A thread of
+            this process that is late cannot be replaced: it is a WorkerError.
         worker_retries: How often a batch is given to another worker after its worker died or was late. Then it is a
             WorkerError. Each batch counts for itself.
         multiprocessing_context: How workers start: ``"fork"``, ``"forkserver"``, ``"spawn"``; None is Python's default.
@@ -86,6 +78,7 @@ class Loader:
         pipeline: Pipeline,
         *,
         workers: int | None = None,
+        threads: int | None = None,
         device: str | torch.device = "cpu",
         rank: int | None = None,
         world_size: int | None = None,
@@ -104,12 +97,13 @@ class Loader:
         cache_limit: int | str | None = None,
     ) -> None:
         settings.check(
-            pipeline=pipeline, workers=workers, device=device, rank=rank, world_size=world_size, seed=seed, epoch=epoch,
-            tail=tail, prefetch=prefetch, verify=verify, timeout_s=timeout_s, worker_retries=worker_retries,
-            multiprocessing_context=multiprocessing_context, ledger=ledger, quarantine=quarantine,
+            pipeline=pipeline, workers=workers, threads=threads, device=device, rank=rank, world_size=world_size,
+            seed=seed, epoch=epoch, tail=tail, prefetch=prefetch, verify=verify, timeout_s=timeout_s,
+            worker_retries=worker_retries, multiprocessing_context=multiprocessing_context, ledger=ledger,
+            quarantine=quarantine,
         )  # fmt: skip
         self.pipeline = pipeline
-        self.workers, self.prefetch = workers, prefetch = settings.tuned(pipeline.tuning, workers, prefetch)
+        self.workers, self.threads, self.prefetch = settings.tuned(pipeline.tuning, workers, threads, prefetch)
         self._given_rank = rank, world_size
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
         self.seed, self.tail = int(seed), tail
@@ -121,7 +115,7 @@ class Loader:
         self._taken = Taken(int(epoch))  # what the consumer has taken
         self._check_epoch(int(epoch))
         self._resume = False  # the next iteration begins at the taken place instead of the epoch's beginning
-        self._issued: deque[_Issued] = deque()
+        self._issued: deque[Issued] = deque()
         self._quarantine = Quarantine(pipeline.bad_samples, quarantine)
         self._ledger = None if ledger is None else Ledger(ledger, self._header())
         self._maker: BatchMaker | NearMaker = BatchMaker(pipeline, verify=verify)
@@ -132,23 +126,26 @@ class Loader:
             self._maker = NearMaker(self._maker, near.cache, wanted_of(self.shards), reads := pipeline.reads())
             if near.cache is not None:
                 host = HostRanks.here(self.rank, self.world_size)
-                first = workers * prefetch + 2  # so many are issued before the first is handed out
+                first = self.made_ahead + 2  # so many are issued before the first is handed out
                 self._ahead = Ahead(near.cache, self.shards, reads, host, verify=verify == "crc", first=first)
         self._gauge = Gauge(self.device)
         self._turn = 0
         self._begun = False  # whether the newest iterator was asked for a batch; until then set_epoch moves its start
         self._closed = False
         self._lengths: dict[int, int] = {}
-        self._pool: Pool | None = None
-        if workers:
+        self._pool: Pool | ThreadPool | None = None
+        if self.workers:
             self._pool = Pool(
                 cast("Maker", self._maker),
-                workers=workers,
-                prefetch=prefetch,
+                workers=self.workers,
+                threads=max(self.threads, 1),
+                prefetch=self.prefetch,
                 timeout_s=timeout_s,
                 retries=worker_retries,
                 context=multiprocessing_context,
             )
+        elif self.threads:
+            self._pool = ThreadPool(self._maker, threads=self.threads, prefetch=self.prefetch, timeout_s=timeout_s)
 
     batch_sampler = None  # with sampler, as a DataLoader without batch_size has them
 
@@ -163,9 +160,14 @@ class Loader:
         return self._taken.epoch
 
     @property
+    def made_ahead(self) -> int:
+        """Batches that are made ahead of the consumer."""
+        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1) * self.prefetch
+
+    @property
     def worker_pids(self) -> list[int]:
         """Process ids of the workers; empty before the first batch, and without workers."""
-        return self._pool.pids if self._pool is not None else []
+        return list(self._pool.pids) if self._pool is not None else []
 
     @property
     def cache_counters(self) -> dict[str, int]:
@@ -181,7 +183,8 @@ class Loader:
         """Begins to record, in any loop: see :class:`ecopipe.insight.profile.Profile`."""
         from ecopipe.insight.profile import Profile  # against the layers, as Pipeline.loader is
 
-        return Profile(Recording(self.workers, self.prefetch, self.device), self.pipeline, self._gauge)
+        recording = Recording(self.workers, self.prefetch, self.device, threads=self.threads)
+        return Profile(recording, self.pipeline, self._gauge)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch; does nothing if the loader is in that epoch already."""
@@ -253,7 +256,7 @@ class Loader:
         dealt = ranks.deal(planned, self.rank, self.world_size, self.tail, self._taken.step)
         if self._ahead is not None:
             self._ahead.follow(plan, self._taken.cursor)
-        return _make_tasks(
+        return make_tasks(
             dealt, self.pipeline, plan, self.shards, self._taken, self.seed, self.rank, self._issued, self._ahead
         )
 
@@ -366,35 +369,3 @@ class Loader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _make_tasks(
-    dealt: Iterator[ranks.Dealt],
-    pipeline: Pipeline,
-    plan: Plan,
-    opened: Opened,
-    began: Taken,
-    seed: int,
-    rank: int,
-    issued: deque[_Issued],
-    ahead: Ahead | None,
-) -> Iterator[Task]:
-    """The tasks of a rank's batches; what is to be kept of each is left in ``issued``. It holds no loader alive."""
-    reads = pipeline.reads()
-    columns = None if reads is None else frozenset({*ROW_COLUMNS, "source", "duration_s", *reads})
-    for step in dealt:
-        planned = step.planned
-        rows = planned.rows(columns)
-        if isinstance(rows, Alike):
-            seconds, shards = rows.sum("duration_s"), rows.shard_names()
-        else:
-            seconds = float(pc.sum(rows["duration_s"]).as_py() or 0)
-            shards = tuple(rows["shard"].to_pylist())
-        place = Place(began.epoch, planned.number, shards, rank, step.repeat, seconds, step.step)
-        items = opened.state_at(step.after.lanes[0][0]) if isinstance(opened, OpenedItems) else None
-        taken = replace(began, cursor=step.after, step=step.step + 1, items=items)
-        issued.append(_Issued(taken, planned, rows))
-        if ahead is not None:
-            ahead.ready(planned, paths_of(rows))
-        spares = plan.spares(planned) if pipeline.bad_samples.tolerant else None
-        yield make_task(rows, place, seed, reads, spares)

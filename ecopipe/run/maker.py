@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecopipe.datasets.shards import check_members
+from ecopipe.formats.audio import MAX_VALUES
+from ecopipe.formats.index_arrays import to_numpy
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
@@ -21,7 +24,8 @@ from ecopipe.run.metering import READ, StageMeter, current
 from ecopipe.run.recent import RecentSamples
 from ecopipe.stages.columns import ByColumns, Columns, collate_columns, collates_columns
 from ecopipe.stages.foreign import Map
-from ecopipe.stages.stage import ANY, SampleStage
+from ecopipe.stages.memory import BatchMemory, BatchRows
+from ecopipe.stages.stage import ANY, CollateStage, SampleStage
 from ecopipe.storage.files import RangeReader
 from ecopipe.vocabulary.errors import DataError, EcopipeError, SampleError
 from ecopipe.vocabulary.randomness import Chance
@@ -45,6 +49,10 @@ class Task:
     seed: int
     spares: pa.RecordBatch | None = None
     issued_ns: int = 0
+
+    def __str__(self) -> str:
+        first = f"first sample {str(self.rows['key'][0])!r} in {self.rows['shard'][0]}"
+        return f"batch {self.place.number} of epoch {self.place.epoch} ({first})"
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class BatchMaker:
     """Makes the batch of a task, in whatever process it is called."""
 
     def __init__(self, pipeline: Pipeline, *, verify: Verify = "crc") -> None:
-        self._verify = verify
+        self._pipeline, self._verify = pipeline, verify
         self._policy = pipeline.bad_samples.policy
         self._stages = pipeline.sample_stages
         self._collate = pipeline.collate
@@ -103,10 +111,15 @@ class BatchMaker:
         self._reads = pipeline.reads()
         self._reader = RangeReader()
         self._meter: StageMeter | None = None
+        self._filler, self._memory = _filler(self._stages, self._collate), BatchMemory()
         by_columns = [stage for stage in self._stages if isinstance(stage, ByColumns)]
         self._columns: ColumnReader | None = None
         if len(by_columns) == len(self._stages) and collates_columns(self._collate):
             self._columns = ColumnReader(self._reads, verify=verify == "crc", reader=self._reader)
+
+    def another(self) -> BatchMaker:
+        """One for another thread."""
+        return BatchMaker(self._pipeline, verify=self._verify)
 
     def __call__(self, task: Task) -> Batch | Failure:
         self._meter = current()
@@ -123,11 +136,27 @@ class BatchMaker:
         if (batch := self._by_columns(task, chances)) is not None:
             batch.place = task.place
             return batch
+        memory = self._rows(task)
+        into: Sequence[Any] = memory.rows if memory is not None else [None] * len(task.rows)
         if self._policy != "raise":
-            return self._make_of_the_good(task, chances)
-        batch = self._collated([self._sample(row, chances) for row in task.rows.to_pylist()])
+            return self._make_of_the_good(task, chances, memory, into)
+        rows = task.rows.to_pylist()
+        batch = self._collated([self._sample(row, chances, to) for row, to in zip(rows, into, strict=True)], memory)
         batch.place = task.place
         return batch
+
+    def _rows(self, task: Task) -> BatchRows | None:
+        """The memory of the batch, if its samples can be put straight into it: their lengths are in the index."""
+        row = self._filler.row() if self._filler is not None and not self._parts_in else None
+        if row is None or row.measure not in task.rows.column_names:
+            return None
+        lengths = task.rows[row.measure]
+        if lengths.null_count or not pa.types.is_integer(lengths.type):
+            return None
+        least, most = pc.min_max(lengths).as_py().values()
+        if least <= 0 or most * len(lengths) > MAX_VALUES:  # as only a damaged index says
+            return None
+        return BatchRows.empty(to_numpy(lengths), row.dtype, self._memory)
 
     def _by_columns(self, task: Task, chances: Sequence[Chance]) -> Batch | None:
         """The batch, if all stages can work on all of its samples at once and nothing is wrong with any; else None."""
@@ -145,7 +174,9 @@ class BatchMaker:
         except (EcopipeError, ValueError):
             return None  # it is found again sample by sample, and said with its key
 
-    def _make_of_the_good(self, task: Task, chances: Sequence[Chance]) -> Batch:
+    def _make_of_the_good(
+        self, task: Task, chances: Sequence[Chance], memory: BatchRows | None, into: Sequence[Any]
+    ) -> Batch:
         """The batch without its bad samples, or with others in their places; ``place.faults`` says which."""
         rows = task.rows.to_pylist()
         faults: dict[int, Fault] = {}
@@ -153,13 +184,13 @@ class BatchMaker:
         spares = self._good_spares(task, chances)
         for position, row in enumerate(rows):
             try:
-                items.append(_Item(position, self._sample(row, chances)))
+                items.append(_Item(position, self._sample(row, chances, into[position])))
             except DataError as error:
                 faults[position] = _fault(position, row, error)
         while True:
             chosen = self._with_substitutes(items, faults, spares, len(rows))
             try:
-                batch = self._collated([item.sample for item in chosen])
+                batch = self._collated([item.sample for item in chosen], memory)
                 break
             except SampleError:
                 misfits = self._misfits(chosen)
@@ -222,9 +253,10 @@ class BatchMaker:
             except DataError:
                 continue
 
-    def _sample(self, row: dict[str, Any], chances: Sequence[Chance]) -> Sample:
+    def _sample(self, row: dict[str, Any], chances: Sequence[Chance], into: Any = None) -> Sample:
         def made() -> Sample:
-            return apply_stages(self._stages, chances, self._timed(READ, self.raw, row), self._meter)
+            raw = self._timed(READ, self.raw, row)
+            return apply_stages(self._stages, chances, raw, self._meter, self._filler, into)
 
         if self._parts_in != "tokens" or ITEM in row:
             return made()
@@ -265,9 +297,12 @@ class BatchMaker:
         if self._columns is not None:
             self._columns.close()
 
-    def _collated(self, samples: Sequence[Sample]) -> Batch:
+    def _collated(self, samples: Sequence[Sample], memory: BatchRows | None = None) -> Batch:
         try:
-            batch = self._timed(self._collate.label, self._collate.apply, samples)
+            if memory is None:
+                batch = self._timed(self._collate.label, self._collate.apply, samples)
+            else:
+                batch = self._timed(self._collate.label, self._collate.apply_to_rows, samples, memory)
             if self._parts_in:
                 batch["parts"] = [(sample.part.start, sample.part.stop) for sample in samples if sample.part]
             return batch
@@ -277,10 +312,28 @@ class BatchMaker:
             raise _explain(self._collate.label, samples, error) from error
 
 
+def _filler(stages: Sequence[SampleStage], collate: CollateStage) -> SampleStage | None:
+    """The stage that can put a field of the samples straight into the batch: no other makes it anew before Collate."""
+    found, field = None, ""
+    for stage in stages:
+        if (row := stage.row()) is not None and collate.takes_rows(row.field):
+            found, field = stage, row.field
+        elif found is not None and (ANY in stage.needs() or field in stage.gives()):
+            found = None
+    return found
+
+
 def apply_stages(
-    stages: Sequence[SampleStage], chances: Sequence[Chance], sample: Sample, meter: StageMeter | None = None
+    stages: Sequence[SampleStage],
+    chances: Sequence[Chance],
+    sample: Sample,
+    meter: StageMeter | None = None,
+    filler: SampleStage | None = None,
+    into: Any = None,
 ) -> Sample:
     """The sample after sample stages, each with its draws; what goes wrong is told with the stage, key and shard.
+
+    ``filler`` is the stage that may put what it makes ``into`` memory of the batch.
 
     Raises:
         SampleError: A stage could not process the sample.
@@ -289,13 +342,16 @@ def apply_stages(
         if sample.part_in("frames"):  # each segment draws for itself; tokens are cut when all is drawn
             chance = replace(chance, stage=f"{chance.stage}{sample.part}")
         try:
-            missing = [need for need in stage.needs() if need != "*" and not set(need.split("|")) & set(sample)]
+            missing = [
+                need for need in stage.needs() if need != "*" and not any(name in sample for name in need.split("|"))
+            ]
             if missing:
                 raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
-            if meter is None:
-                sample = stage.apply(sample, chance)
-            else:
-                sample = meter.around(stage.label, stage.apply, sample, chance)
+            given: tuple[Any, ...] = (sample, chance)
+            apply: Callable[..., Sample] = stage.apply
+            if stage is filler and into is not None:
+                apply, given = stage.apply_into, (sample, chance, into)
+            sample = apply(*given) if meter is None else meter.around(stage.label, apply, *given)
         except SampleError as error:
             raise SampleError(
                 error.stage, error.key, error.shard or sample.shard, error.reason, error.details

@@ -38,14 +38,18 @@ READ = "read"
 
 clock_ns = time.monotonic_ns
 _here = threading.local()
+_packs_ns: list[int] = []
 
 
 @dataclass
 class BatchTimes:
     """How one batch was made, and how it travelled.
 
-    ``starved_ns`` is what its thread waited for a core; ``pack_ns`` is what packing the answer before took in that
-    process; ``unpack_ns`` and ``received_ns`` are entered by the process that receives it.
+    ``thread`` is the system's number of the thread in process ``pid`` that made it. ``cpu_ns`` and ``starved_ns`` are
+    what that thread computed, and waited for a core; ``between_cpu_ns`` and ``between_starved_ns`` the same since its
+    batch before. ``process_cpu_ns`` is what its whole process has computed so far, all threads together. ``pack_ns`` is
+    what packing the answer before took in that process; ``unpack_ns`` and ``received_ns`` are entered by the process
+    that receives it.
     """
 
     pid: int
@@ -60,6 +64,9 @@ class BatchTimes:
     stages: dict[str, Tally] = field(default_factory=dict)
     unpack_ns: int = 0
     received_ns: int = 0
+    thread: int = 0
+    between_cpu_ns: int = 0
+    between_starved_ns: int = 0
 
     @property
     def wall_ns(self) -> int:
@@ -149,26 +156,29 @@ def timed(maker: Callable[[Task], Batch | Failure], task: Task) -> Batch | Failu
         return maker(task)
     meter = _here.meter = StageMeter()
     try:
-        starved, cpu, began = starved_ns(), time.thread_time_ns(), clock_ns()
+        starved, cpu_began, began = starved_ns(), time.thread_time_ns(), clock_ns()
         answer = maker(task)
-        ended, cpu = clock_ns(), time.thread_time_ns() - cpu
+        ended = clock_ns()
     finally:
         _here.meter = None
-    packed, _here.pack_ns = getattr(_here, "pack_ns", 0), 0
+    packed = _packs_ns.pop() if _packs_ns else 0
+    starved_before, cpu_before = getattr(_here, "ended", (starved, cpu_began))
+    _here.ended = starved_ended, cpu_ended = starved_ns(), time.thread_time_ns()
     times = BatchTimes(
-        os.getpid(), task.issued_ns, began, ended, cpu, starved_ns() - starved, time.process_time_ns(), rss_bytes(),
-        packed, meter.tallies(),
+        os.getpid(), task.issued_ns, began, ended, cpu_ended - cpu_began, starved_ended - starved,
+        time.process_time_ns(), rss_bytes(), packed, meter.tallies(), 0, 0, threading.get_native_id(),
+        cpu_began - cpu_before, starved - starved_before,
     )  # fmt: skip
     return Timed(answer, times)
 
 
 def packed(pack: Callable[..., Made], answer: Any, *given: Any) -> Made:
-    """``pack(answer, *given)``; what it took goes with the next times of this thread."""
+    """``pack(answer, *given)``; what it took goes with the next times of this process."""
     if not isinstance(answer, Timed):
         return pack(answer, *given)
     began = clock_ns()
     made = pack(answer, *given)
-    _here.pack_ns = clock_ns() - began
+    _packs_ns[:] = [clock_ns() - began]
     return made
 
 

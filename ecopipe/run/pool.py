@@ -23,6 +23,7 @@ from typing import Any
 from ecopipe.run.maker import Failure, Task, failure
 from ecopipe.run.metering import unpacked
 from ecopipe.run.slots import Borrower
+from ecopipe.run.threads import fill
 from ecopipe.run.transport import channel_pair, pack, unpack
 from ecopipe.run.worker import serve
 from ecopipe.vocabulary.errors import WorkerError
@@ -68,17 +69,15 @@ class _Order:
     answer: Any = None
 
     def __str__(self) -> str:
-        place, rows = self.task.place, self.task.rows
-        first = f"first sample {str(rows['key'][0])!r} in {rows['shard'][0]}"
-        return f"batch {place.number} of epoch {place.epoch} ({first})"
+        return str(self.task)
 
 
 class _Worker:
     """A worker as the consumer's process sees it: the process, and what it was sent and has not answered."""
 
-    def __init__(self, context: Any, maker: Maker) -> None:
+    def __init__(self, context: Any, maker: Maker, threads: int) -> None:
         self.channel, far = channel_pair(PATIENCE_S)
-        self.process = context.Process(target=serve, args=(far, maker), name="ecopipe worker", daemon=True)
+        self.process = context.Process(target=serve, args=(far, maker, threads), name="ecopipe worker", daemon=True)
         _started.add(self)
         try:
             self.process.start()
@@ -185,17 +184,26 @@ class Pool:
     Args:
         maker: Makes the batch of a task; picklable, unless workers are forked.
         workers: Number of processes, at least 1. They start with the first run, and stay for the next ones.
-        prefetch: Batches per worker that are made ahead.
+        prefetch: Batches per worker and thread that are made ahead.
         timeout_s: Seconds that a batch may take in a worker, once that could have begun on it; 0 is without end.
         retries: How often a batch is given to another worker after its worker died or was late.
         context: How processes start: ``"fork"``, ``"forkserver"``, ``"spawn"``; None is Python's default.
+        threads: Threads that make batches in each worker, at least 1.
     """
 
     def __init__(
-        self, maker: Maker, *, workers: int, prefetch: int, timeout_s: float, retries: int, context: str | None
+        self,
+        maker: Maker,
+        *,
+        workers: int,
+        prefetch: int,
+        timeout_s: float,
+        retries: int,
+        context: str | None,
+        threads: int = 1,
     ) -> None:
-        self._maker = maker
-        self._count, self._limit = workers, workers * prefetch
+        self._maker, self._threads = maker, threads
+        self._count, self._limit = workers, workers * threads * prefetch
         self._timeout_s, self._retries = timeout_s, retries
         self._context = multiprocessing.get_context(context)
         self._workers: list[_Worker] = []
@@ -239,23 +247,19 @@ class Pool:
         if any(worker.owner != os.getpid() for worker in self._workers):  # this process was forked
             _end_all(self._workers)
         while len(self._workers) < self._count:
-            self._workers.append(_Worker(self._context, self._maker))
+            self._workers.append(_Worker(self._context, self._maker, self._threads))
         self._floor = self._issued + 1
         return self._floor
 
     def _fill(self, orders: deque[_Order], tasks: Iterator[Task]) -> Exception | None:
-        """Issues tasks up to the limit; gives what ended them, to be raised after the batches before it."""
-        while len(orders) < self._limit:
-            try:
-                task = next(tasks)
-            except StopIteration:
-                return StopIteration()  # the one that was caught holds this frame, and by it the last batch
-            except Exception as error:
-                return error
+        """Issues tasks up to the limit; gives what ended them."""
+
+        def issue(task: Task) -> None:
             self._issued += 1
             orders.append(_Order(self._issued, task))
             min(self._workers, key=lambda worker: len(worker.orders)).send(orders[-1], self._floor)
-        return None
+
+        return fill(tasks, lambda: len(orders) < self._limit, issue)
 
     def _look(self, timeout_s: float) -> None:
         """Waits for a sign of the workers, takes what has come, and replaces those that are gone or late."""
@@ -298,7 +302,7 @@ class Pool:
             if len(on.deaths) > self._retries:
                 on.answer = Failure(_too_often(on))
                 left.remove(on)
-        self._workers.append(_Worker(self._context, self._maker))
+        self._workers.append(_Worker(self._context, self._maker, self._threads))
         for order in left:
             self._workers[-1].send(order, self._floor)
 

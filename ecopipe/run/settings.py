@@ -17,6 +17,7 @@ from ecopipe.vocabulary.errors import ConfigError, nearest
 
 _WHOLE: dict[str, int | None] = {
     "workers": 0,
+    "threads": 0,
     "rank": None,
     "world_size": None,
     "seed": None,
@@ -41,7 +42,7 @@ def check(**settings: Any) -> None:
         ConfigError: Names the setting, what it is, and what it takes.
     """
     for name, value in settings.items():
-        if name in _WHOLE and not (value is None and name in ("rank", "world_size", "workers", "prefetch")):
+        if name in _WHOLE and not (value is None and name in ("rank", "world_size", "workers", "threads", "prefetch")):
             _check_whole(name, value)
         elif name in _KINDS and not isinstance(value, _KINDS[name][0]):
             raise ConfigError(f"loader: {name} must be {_KINDS[name][1]}, got {value!r}.")
@@ -53,13 +54,16 @@ def check(**settings: Any) -> None:
             _check_least(name, value, 0)
 
 
-def tuned(tuning: Tuning, workers: int | None, prefetch: int | None) -> tuple[int, int]:
-    """Workers and prefetch: as given, else as the pipeline's tuning says, else 0 and 2."""
-    found = (
-        next(value for value in (workers, tuning.workers, 0) if value is not None),
-        next(value for value in (prefetch, tuning.prefetch, 2) if value is not None),
-    )
-    return int(found[0]), int(found[1])
+def tuned(tuning: Tuning, workers: int | None, threads: int | None, prefetch: int | None) -> tuple[int, int, int]:
+    """Workers, threads and prefetch: as given, else as the pipeline's tuning says, else 0, 0 and 2.
+
+    Threads that were tuned for other workers are not taken over.
+    """
+    if threads is None and workers in (None, tuning.workers):
+        threads = tuning.threads
+    given = (workers, tuning.workers, 0), (threads, 0), (prefetch, tuning.prefetch, 2)
+    found = [int(next(value for value in values if value is not None)) for values in given]
+    return found[0], found[1], found[2]
 
 
 def _check_whole(name: str, value: Any) -> None:

@@ -9,21 +9,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, cast
 
 import torch
 
 from ecopipe.run.maker import Failure, Task, failure
 from ecopipe.run.metering import packed, timed
 from ecopipe.run.slots import Lender, News
+from ecopipe.run.threads import ThreadMaker, Threads
 from ecopipe.run.transport import Channel, pack, unpack
-from ecopipe.stages.columns import BatchMemory
+from ecopipe.stages.memory import BatchMemory
 from ecopipe.vocabulary.sample import Batch
 
 WATCH_S = 1.0
 """Seconds after which a worker looks whether its parent is still there, though the channel did not close."""
 
 
-def serve(channel: Channel, maker: Callable[[Task], Batch | Failure]) -> None:
+def serve(channel: Channel, maker: Callable[[Task], Batch | Failure], threads: int = 1) -> None:
     """The life of a worker process: answers each task with its batch, until its parent closes the channel or is gone.
 
     It leaves Ctrl-C to its parent, ends at once when terminated, and says nothing about a parent that went away.
@@ -35,18 +38,54 @@ def serve(channel: Channel, maker: Callable[[Task], Batch | Failure]) -> None:
     inbox = _Inbox(channel)
     with contextlib.suppress(ConnectionError):
         channel.send(0)
+        if threads > 1:
+            _serve_by_threads(inbox, channel, slots, Threads(cast("ThreadMaker", maker), threads), threads + 1)
         while True:
-            number, descriptor = inbox.next()
-            answer = _answer(maker, descriptor, slots)
-            for news in slots.news():
-                _tell(channel, news)
-            try:
-                channel.send(number, 0, answer)
-            finally:
-                os.close(answer)
-            for stream in (sys.stdout, sys.stderr):  # a worker is not asked before it is ended
-                with contextlib.suppress(AttributeError, OSError, ValueError):
-                    stream.flush()
+            number, task = inbox.next()
+            _send(channel, slots, number, task, _made(maker, task))
+
+
+def _serve_by_threads(inbox: _Inbox, channel: Channel, slots: Lender, threads: Threads, most: int) -> None:
+    """Answers in the order of the tasks; at most so many are taken before they are answered."""
+    room = threading.Semaphore(most)
+    taken: queue.SimpleQueue[tuple[int, Task, Future[Any]]] = queue.SimpleQueue()
+
+    def send_all() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                number, task, answer = taken.get()
+                _send(channel, slots, number, task, answer.result())
+                del answer
+                room.release()
+
+    threading.Thread(target=send_all, name="ecopipe outbox", daemon=True).start()
+    while True:
+        room.acquire()
+        number, task = inbox.next()
+        taken.put((number, task, threads.ask(task)))
+
+
+def _made(maker: Callable[[Task], Batch | Failure], task: Task) -> Any:
+    try:
+        return timed(maker, task)
+    except Exception as error:
+        return failure(task, error)
+
+
+def _send(channel: Channel, slots: Lender, number: int, task: Task, answer: Any) -> None:
+    try:
+        descriptor = packed(pack, answer, slots)
+    except Exception as error:
+        descriptor = pack(failure(task, error))
+    for news in slots.news():
+        _tell(channel, news)
+    try:
+        channel.send(number, 0, descriptor)
+    finally:
+        os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):  # a worker is not asked before it is ended
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
 
 
 def _tell(channel: Channel, news: News) -> None:
@@ -56,14 +95,6 @@ def _tell(channel: Channel, news: News) -> None:
     finally:
         if news.descriptor is not None:
             os.close(news.descriptor)
-
-
-def _answer(maker: Callable[[Task], Batch | Failure], descriptor: int, slots: Lender) -> int:
-    task = unpack(descriptor)
-    try:
-        return packed(pack, timed(maker, task), slots)
-    except Exception as error:
-        return pack(failure(task, error))
 
 
 class _Inbox:
@@ -88,10 +119,10 @@ class _Inbox:
         finally:
             os._exit(0)
 
-    def next(self) -> tuple[int, int]:
-        """The number and the packed value of the next task that is still wanted."""
+    def next(self) -> tuple[int, Task]:
+        """The number of the next task that is still wanted, and the task."""
         while True:
             number, descriptor = self._come.get()
             if number >= self._floor:
-                return number, descriptor
+                return number, unpack(descriptor)
             os.close(descriptor)

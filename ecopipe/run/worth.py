@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ecopipe.formats.index_arrays import to_numpy
 from ecopipe.pipeline.plan import Plan
 from ecopipe.plan.blocks import Lane, Slice
 from ecopipe.plan.mixed import MixedShards
@@ -96,7 +97,7 @@ class ShardFigures:
         """Those of opened shards; ``reads`` names the extensions that are looked at, None all. A few rows of each
         source tell which share of its bytes that is."""
         parts = list(opened.parts.values())
-        sizes = np.concatenate([part.shards["size"].to_numpy() for part in parts])
+        sizes = np.concatenate([to_numpy(part.shards["size"]) for part in parts])
         rows = np.concatenate([np.asarray(part.rows_per_shard, dtype=np.int64) for part in parts])
         shares, first = [], 0
         for part in parts:
@@ -114,7 +115,7 @@ def _read_share(
         return 1.0
     piece = Slice(first + full[0], 0, min(rows_per_shard[full[0]], _LOOKED_AT))
     members = opened.read([piece], ("members",))["members"].combine_chunks().flatten()
-    sizes = members.field("size").to_numpy(zero_copy_only=False)
+    sizes = to_numpy(members.field("size"))
     named = [name in reads for name in members.field("extension").to_pylist()]
     return float(sizes[named].sum() / max(int(sizes.sum()), 1))
 

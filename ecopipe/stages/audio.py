@@ -11,7 +11,7 @@ import numpy as np
 from ecopipe.formats import audio as codec
 from ecopipe.formats.audio import AUDIO_EXTENSIONS, INT16_SCALE, AudioInfo
 from ecopipe.signal.waveform import Audio, Quality, resampled, to_int16
-from ecopipe.stages.stage import SampleStage
+from ecopipe.stages.stage import Row, SampleStage
 from ecopipe.vocabulary.errors import nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Part, Sample
@@ -115,6 +115,18 @@ class DecodeAudio(SampleStage):
                 frames = None if self.duration_s is None else round(self._read(sample, "duration_s") * info.rate_hz)
         decoded, rate_hz = codec.decode(data, kind, start=start, frames=frames, md5=self.md5)
         return sample.without(field).with_fields(audio=self._mix(decoded), rate_hz=rate_hz)
+
+    def row(self) -> Row | None:
+        return None if self._cuts or self.md5 or self.channels == "all" else Row("audio", self.dtype, "frames")
+
+    def apply_into(self, sample: Sample, chance: Chance, row: Audio) -> Sample:
+        field = self.field or self._find(sample)
+        if field in sample and not sample.part_in("frames"):
+            info = codec.decode_into(sample[field], field.rpartition(".")[2].lower(), row)
+            if info is not None:
+                self._check(info)
+                return sample.without(field).with_fields(audio=row, rate_hz=info.rate_hz)
+        return self.apply(sample, chance)
 
     def _planned(self, part: Part, info: AudioInfo) -> tuple[int, int | None]:
         """Where a planned part begins, and its frames; None for all there are."""

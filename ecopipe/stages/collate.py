@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ecopipe.stages.memory import BatchMemory, BatchRows
 from ecopipe.stages.stage import CollateStage
 from ecopipe.vocabulary.errors import SampleError
 from ecopipe.vocabulary.sample import Batch, Sample
@@ -20,6 +21,8 @@ Array = npt.NDArray[Any]
 
 LOUDEST = 1e6
 """Audio beyond this is refused: its energies would leave float32."""
+
+_memory = BatchMemory()
 
 _RESERVED = ("keys", "lengths", "offsets", "targets", "target_lengths")
 _NUMBERS = (
@@ -189,7 +192,17 @@ class Collate(FieldCollate):
         rate = ("rate_hz",) if self.input == "audio" else ()
         return ("keys", self.input, *beside, *rate, *(["targets"] if self.target else []), *self.keep)
 
+    def takes_rows(self, field: str) -> bool:
+        plain = self.layout == "pad" and self.batch_first and not self.pad_first and not self._added
+        return plain and field == self.input and self.fixed_length is None
+
     def apply(self, samples: Sequence[Sample]) -> Batch:
+        return self._made(samples, None)
+
+    def apply_to_rows(self, samples: Sequence[Sample], rows: BatchRows) -> Batch:
+        return self._made(samples, rows)
+
+    def _made(self, samples: Sequence[Sample], rows: BatchRows | None) -> Batch:
         if not samples:
             raise ValueError("a batch of no samples")
         fields: dict[str, Any] = {"keys": [sample.key for sample in samples]}
@@ -197,7 +210,10 @@ class Collate(FieldCollate):
         self._check_shapes(samples, self.input, inputs, free=0 if self.layout == "stack" else 1)
         if self._added or self.fixed_length is not None:
             inputs = [self._framed(sample, array) for sample, array in zip(samples, inputs, strict=True)]
-        if self.layout == "pad":
+        in_place = rows is not None and rows.hold(inputs)
+        if rows is not None and in_place:
+            fields[self.input], fields["lengths"] = _padded(rows, self.pad_value)
+        elif self.layout == "pad":
             fields[self.input], fields["lengths"] = _pad(
                 inputs, self.pad_value, self.fixed_length, first=self.pad_first, time_first=not self.batch_first
             )
@@ -206,7 +222,8 @@ class Collate(FieldCollate):
         else:
             fields[self.input], fields["lengths"], fields["offsets"] = _flat(inputs)
         if self.input == "audio":
-            self._check_finite(samples, inputs)
+            if not in_place:
+                self._check_finite(samples, inputs)
             fields.update(self._rate(samples))
         if self.target is not None:
             fields.update(self._targets(samples, self.target, inputs))
@@ -296,6 +313,14 @@ def _lengths(arrays: Sequence[Array]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
 
 
+def _padded(rows: BatchRows, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`_pad` makes of arrays that are in their places."""
+    lengths = _lengths(rows.rows)
+    for row, length in zip(rows.whole, lengths.tolist(), strict=True):
+        row[length:] = value
+    return torch.from_numpy(rows.whole), torch.from_numpy(lengths)
+
+
 def _pad(
     arrays: Sequence[Array], value: float, length: int | None = None, *, first: bool = False, time_first: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -306,7 +331,7 @@ def _pad(
     lengths = _lengths(arrays)
     longest = int(lengths.max()) if length is None else length
     shape = (longest, len(arrays)) if time_first else (len(arrays), longest)
-    out = np.empty((*shape, *arrays[0].shape[1:]), dtype=arrays[0].dtype.newbyteorder("="))
+    out = _memory.empty((*shape, *arrays[0].shape[1:]), arrays[0].dtype.newbyteorder("="))
     for row, array in zip(out.swapaxes(0, 1) if time_first else out, arrays, strict=True):
         cut = longest - len(array) if first else len(array)
         row[:cut], row[cut:] = (value, array) if first else (array, value)
@@ -315,7 +340,7 @@ def _pad(
 
 def _stack(arrays: Sequence[Array]) -> torch.Tensor:
     """Arrays of one shape -> [B, ...] of their dtype."""
-    out = np.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype.newbyteorder("="))
+    out = _memory.empty((len(arrays), *arrays[0].shape), arrays[0].dtype.newbyteorder("="))
     np.stack(arrays, out=out)
     return torch.from_numpy(out)
 
@@ -324,5 +349,6 @@ def _flat(arrays: Sequence[Array]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     """Arrays [T, ...] -> ([sum of T, ...] of their dtype, lengths int64 [B], offsets int64 [B])."""
     lengths = _lengths(arrays)
     offsets = np.cumsum(lengths) - lengths
-    out = np.concatenate(arrays, dtype=arrays[0].dtype.newbyteorder("="))
+    out = _memory.empty((int(lengths.sum()), *arrays[0].shape[1:]), arrays[0].dtype.newbyteorder("="))
+    np.concatenate(arrays, out=out)
     return torch.from_numpy(out), torch.from_numpy(lengths), torch.from_numpy(offsets)

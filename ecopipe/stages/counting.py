@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ecopipe.formats.index_arrays import of_numbers, to_numpy
 from ecopipe.stages.stage import CollateStage, Rows, Stage
 from ecopipe.vocabulary.errors import SampleError
 from ecopipe.vocabulary.sample import Part, Sample
@@ -20,13 +21,13 @@ def counted(stage: Stage, measure: str, block: pa.Table, rows: Rows) -> Counts:
         ConfigError: The measure holds no whole numbers.
         SampleError: A row is without it.
     """
-    column = block[measure].combine_chunks().take(pa.array(rows))
+    column = block[measure].combine_chunks().take(of_numbers(rows))
     if not pa.types.is_integer(column.type):
         raise stage.refuse(f"{measure} holds {column.type}, which counts no tokens. Name a column of integers.")
     if column.null_count:
         at = int(np.argmax(np.asarray(column.is_null())))
         raise unplannable(stage, block, rows[at], f"has no {measure}. Leave it out with Where, or index again")
-    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return to_numpy(column).astype(np.int64)
 
 
 def unplannable(stage: Stage, block: pa.Table, row: np.int64, reason: str) -> SampleError:

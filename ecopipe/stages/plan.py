@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecopipe.formats.index_arrays import of_numbers, scalar, to_floats, to_numpy
 from ecopipe.plan.blocks import Slices, first_rows
 from ecopipe.stages.stage import BatchingStage, PlanStage, Rows
 from ecopipe.vocabulary.errors import SampleError
@@ -46,17 +47,17 @@ class Where(PlanStage):
 
     def apply(self, block: pa.Table, rows: Rows, chance: Chance, place: tuple[int, int]) -> Rows:
         column = block[self.measure]
-        keep = np.asarray(column.is_valid())
+        keep = to_numpy(column.is_valid()).copy()
         try:
             if self.at_least is not None:
-                keep &= np.asarray(pc.fill_null(pc.greater_equal(column, self.at_least), False))
+                keep &= to_numpy(pc.fill_null(pc.greater_equal(column, scalar(self.at_least)), scalar(False)))
             if self.at_most is not None:
-                keep &= np.asarray(pc.fill_null(pc.less_equal(column, self.at_most), False))
+                keep &= to_numpy(pc.fill_null(pc.less_equal(column, scalar(self.at_most)), scalar(False)))
             if self.one_of is not None:
                 values = pa.array(self.one_of)
                 if pa.types.is_string(values.type) != pa.types.is_string(column.type):
                     raise TypeError(f"one_of holds {values.type}")
-                keep &= np.asarray(pc.is_in(column, value_set=values.cast(column.type)))
+                keep &= to_numpy(pc.is_in(column, value_set=values.cast(column.type)))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise self.refuse(f"{self.measure} holds {column.type}, which cannot be compared so ({error}).") from error
         kept: Rows = rows[keep[rows]]
@@ -189,7 +190,7 @@ class Bucket(BatchingStage):
         return [rows[np.sort(members)] for group in in_turn for members in group]
 
     def by_length(self, block: pa.Table, batches: Sequence[Rows]) -> Rows | None:
-        column = np.asarray(block[self.measure].to_numpy(), dtype=np.float64)
+        column = to_floats(block[self.measure])
         return np.argsort([-column[rows].max() for rows in batches], kind="stable").astype(np.int64)
 
     @staticmethod
@@ -214,13 +215,13 @@ class Bucket(BatchingStage):
         return bounds
 
     def _lengths(self, block: pa.Table, rows: Rows) -> npt.NDArray[np.float64]:
-        column = block[self.measure].combine_chunks().take(pa.array(rows))
+        column = block[self.measure].combine_chunks().take(of_numbers(rows))
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise self.refuse(f"{self.measure} holds {column.type}, which is no length. Name a column of numbers.")
         if column.null_count:
-            at = int(rows[int(np.argmax(np.asarray(column.is_null())))])
+            at = int(rows[int(np.argmax(to_numpy(column.is_null())))])
             raise self._sample_error(block, at, f"has no {self.measure}. Leave it out with Where, or index again")
-        lengths = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+        lengths = to_floats(column)
         if not np.isfinite(lengths).all():
             at = int(rows[int(np.argmin(np.isfinite(lengths)))])
             raise self._sample_error(

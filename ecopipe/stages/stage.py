@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_o
 import numpy as np
 import numpy.typing as npt
 
+from ecopipe.stages.memory import BatchRows
 from ecopipe.vocabulary.errors import ConfigError, nearest
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch, Sample
@@ -210,10 +211,29 @@ class BatchingStage(Stage, abc.ABC):
         """The batches of a block, each as positions into ``block``, in the order of delivery."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a stage can put straight into the memory of a batch: the field, its dtype, and the measure of the index that
+    says its length beforehand."""
+
+    field: str
+    dtype: str
+    measure: str
+
+
 class SampleStage(Stage, abc.ABC):
     """A pure function of (sample, seed). Runs in the workers."""
 
     title: ClassVar[str] = "sample stage"
+
+    def row(self) -> Row | None:
+        """What :meth:`apply_into` fills; None if the stage cannot do so."""
+        return None
+
+    def apply_into(self, sample: Sample, chance: Chance, row: npt.NDArray[Any]) -> Sample:
+        """What :meth:`apply` gives, bit for bit, with ``row`` itself as the field if that could be filled: an array [T]
+        whose content is not set. Numbers that it is filled with are finite."""
+        return self.apply(sample, chance)
 
     @abc.abstractmethod
     def apply(self, sample: Sample, chance: Chance) -> Sample:
@@ -228,6 +248,14 @@ class CollateStage(Stage, abc.ABC):
     @abc.abstractmethod
     def apply(self, samples: Sequence[Sample]) -> Batch:
         """The batch, with ``keys``, in the order of the samples."""
+
+    def takes_rows(self, field: str) -> bool:
+        """Whether the batch may hold the memory that this field of the samples was put into: [B, Tmax]."""
+        return False
+
+    def apply_to_rows(self, samples: Sequence[Sample], rows: BatchRows) -> Batch:
+        """What :meth:`apply` gives, in the memory of ``rows`` if the samples are there."""
+        return self.apply(samples)
 
 
 class DeviceStage(Stage, abc.ABC):

@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.random  # at the first draw otherwise: numpy loads it lazily, 20 ms of the first batch
 import numpy.typing as npt
 
 

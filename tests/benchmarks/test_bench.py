@@ -16,7 +16,6 @@ import torch
 
 from benchmarks.bench import corpus, decoders, goals, limits, measurements, report, resources, runner
 from benchmarks.bench.measurements import Measured, Results
-from benchmarks.bench.prototype_threads import ThreadLoader, of_loader, pipeline
 from ecopipe.datasets.shards import find_tars, index_tars
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,35 +71,6 @@ def test_the_sum_sees_a_lost_a_repeated_and_a_changed_utterance_and_dirty_paddin
     assert of(rows + np.array([[0, 0, 0], [0, 0, 1]], dtype=np.int16), [2, 3])["crcs"] != whole["crcs"]
     with pytest.raises(ValueError, match="not zero behind the end"):
         of(rows, [1, 3])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int16"])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_the_prototype_delivers_the_loaders_batches_bit_for_bit(data: Path, threads: int, dtype: str) -> None:
-    pipe = pipeline(str(data / "tars"), dtype)
-    loader, made = pipe.loader(), ThreadLoader(pipe, threads=threads, dtype=dtype)
-    for _epoch in range(2):
-        ours = [(audio.clone(), lengths) for audio, lengths in made]
-        theirs = list(of_loader(loader))
-        assert len(ours) == len(theirs) > 1
-        for one, other in zip(ours, theirs, strict=True):
-            assert torch.equal(one[0], other[0])
-            assert torch.equal(one[1], other[1])
-    made.close()
-    loader.close()
-
-
-def test_the_prototype_refuses_bytes_that_are_not_those_of_the_index(data: Path, tmp_path: Path) -> None:
-    corpus.make_tars(data, tmp_path / "tars")
-    index_tars(find_tars(str(tmp_path / "tars")))
-    for path in (tmp_path / "tars").glob("*.tar"):
-        whole = bytearray(path.read_bytes())
-        whole[512 + 60] ^= 1
-        path.write_bytes(whole)
-    made = ThreadLoader(pipeline(str(tmp_path / "tars")), threads=2)
-    with pytest.raises(ValueError, match="not what was indexed"):
-        list(made)
-    made.close()
 
 
 def test_ecopipe_is_measured_in_a_process_of_its_own(data: Path, tmp_path: Path) -> None:
@@ -165,7 +135,7 @@ def test_cpu_time_is_that_of_children_too() -> None:
 
 
 def made_up() -> Results:
-    """Two loaders and the prototype, of which one was not measured with 2 workers."""
+    """Two loaders, of which one was not measured with 2 workers."""
 
     def speech(peer: str, decoder: str, workers: int, *rates: float, padding: float = 0.02) -> Measured:
         runs = [
@@ -177,7 +147,7 @@ def made_up() -> Results:
 
     limit = {"kind": "limits", "way": "dr_flac, threads", "workers": 2}
     twice = {"sum": {"utterances": 9}, "truth": {"utterances": 8}}
-    told = {"use": "so", "workers": [0, 2], "prototype": False}
+    told = {"use": "so", "workers": [0, 2]}
     about: dict[str, dict[str, Any]] = {
         "ecopipe": {"name": "ecopipe", "decoders": ["dr_flac"], "versions": {"ecopipe": "1"}, **told},
         "webdataset": {"name": "webdataset", "decoders": ["soundfile", "dr_flac"], "versions": {"w": "2"}, **told},

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
 
 import ecopipe
 from ecopipe.run.ledger import read_ledger
 from tests.insight.trainings import Training, images
 
 from ..conftest import ROOT
-from .test_cli import call, fails, run
+from .test_cli import call, fails
 
 
 @pytest.fixture
@@ -110,37 +112,37 @@ def test_a_mixture_is_shown_by_source(shards: Path, tmp_path: Path) -> None:
     assert shown.endswith("1 epoch, 72 samples, 0 restarts\n")
 
 
-RANK = """
-import json, sys
-from itertools import count
-from pathlib import Path
-from tests.insight.trainings import images
+FORK = multiprocessing.get_context("fork")
 
-shards, ledger, rank = sys.argv[1:]
-with images(Path(shards)).loader(rank=int(rank), world_size=2, ledger=ledger, workers=0) as loader:
-    for _ in range(10**6):
-        for batch in loader:
-            print(json.dumps(loader.state_dict()), flush=True)
-"""
+
+def take(shards: Path, ledger: Path, rank: int, told: Connection) -> None:
+    """One rank of two, in a process of its own, without an end: its state after each step, as JSON."""
+    torch.set_num_threads(1)  # OpenMP's threads of the parent are not here
+    with images(shards).loader(rank=rank, world_size=2, ledger=ledger, workers=0) as loader:
+        for _ in range(10**6):
+            for _batch in loader:
+                told.send(json.dumps(loader.state_dict()))
 
 
 @pytest.mark.parametrize("steps", [3, pytest.param(300, marks=pytest.mark.long)])
 def test_killed_ranks_resumed_by_another_number_of_them(shards: Path, tmp_path: Path, steps: int) -> None:
     ledger = tmp_path / "ledger"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(shards), str(ledger), str(rank)],
-            stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    states: list[list[str]] = [[rank.stdout.readline() for _ in range(steps)] for rank in ranks]
+    ranks, told = [], []
+    for number in range(2):
+        ours, theirs = FORK.Pipe(duplex=False)
+        ranks.append(FORK.Process(target=take, args=(shards, ledger, number, theirs)))
+        ranks[-1].start()
+        theirs.close()
+        told.append(ours)
+    states = [[ours.recv() for _ in range(steps)] for ours in told]
     for rank in ranks:
-        rank.send_signal(signal.SIGKILL)
-    for taken, rank in zip(states, ranks, strict=True):
-        taken += [line for line in rank.stdout if line.endswith("\n")]
-        assert rank.wait() == -signal.SIGKILL
-        rank.stdout.close()
+        rank.kill()
+    for taken, rank, ours in zip(states, ranks, told, strict=True):
+        with ours, contextlib.suppress(EOFError):  # until it was killed
+            while True:
+                taken.append(ours.recv())
+        rank.join(60)
+        assert rank.exitcode == -signal.SIGKILL
     last = min(map(len, states))  # steps that both ranks have made, and that a checkpoint could be of
     state = states[0][last - 1]
     assert state == states[1][last - 1]
@@ -148,6 +150,6 @@ def test_killed_ranks_resumed_by_another_number_of_them(shards: Path, tmp_path: 
     Training(images(shards), ledger).run(3, state=state)
     assert read_ledger(ledger).num_rows > before
     epoch = json.loads(state)["epoch"]
-    shown = run("audit", ledger, "--index", shards / "cifar10" / "train", "--epochs", str(epoch + 1)).stdout
+    shown, _ = call("audit", ledger, "--index", shards / "cifar10" / "train", "--epochs", str(epoch + 1))
     assert shown.strip().splitlines()[-1].startswith("every sample exactly as often as the pipeline says: ")
     assert shown.strip().endswith("1 restart")

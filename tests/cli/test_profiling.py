@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ecopipe.cli import profiling
 from ecopipe.pipeline.toml import load
+from ecopipe.vocabulary.errors import EcopipeError
 
 from ..conftest import ROOT
 
@@ -60,3 +63,46 @@ def test_tune_writes_a_file_of_the_same_identity(cifar10: tuple[object, ...], tm
 
 def test_a_limit_that_is_no_size_is_refused(cifar10: tuple[object, ...]) -> None:
     assert "--memory" in ecopipe("tune", *cifar10, "--memory", "much", code=2).stderr
+
+
+def test_a_report_is_written_and_named(cifar10: tuple[object, ...], tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert", reason="vl-convert-python is not installed: pip install 'ecopipe[report]'")
+    out = tmp_path / "report.html"
+    done = ecopipe("profile", *cifar10, "--seconds", 1, "--html", out)
+    page = out.read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1] == f"wrote {out}"
+    assert done.stdout.splitlines()[0] in page and "after DecodeImage" in page and 'id="cold"' in page
+    assert "raw arrays instead of PNG" in page
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def refused(tmp_path: Path, **places: Path) -> str:
+    """What is said of places, of a pipeline whose shards are not there either: nothing has been looked at before."""
+    file = ROOT / "pipelines" / "cifar10.toml"
+    settings: dict[str, Any] = {"workers": 0, "prefetch": None, "seconds": 1.0, "consumer_ms": 0.0, "device": "cpu"}
+    settings |= {"trace": None, "html": None, "as_json": False} | places
+    with pytest.raises(EcopipeError) as caught:
+        profiling.profile(file, [f"source.path={tmp_path / 'nowhere'}"], **settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["html", "trace"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    missing = tmp_path / "missing" / "out"
+    assert refused(tmp_path, **{name: missing}) == (
+        f"{missing}: there is no folder {missing.parent}. Make it, or choose another place with --{name}."
+    )
+    assert "there is no folder" in refused(tmp_path, **{name: tmp_path / "file" / "out"})
+    assert refused(tmp_path, **{name: tmp_path}) == f"{tmp_path}: is a folder. Name a file for --{name}."
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_report_without_its_packages_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)  # as if it were not installed
+    assert refused(tmp_path, html=tmp_path / "out.html") == (
+        "an HTML report needs vl-convert-python. Install what reports need: pip install 'ecopipe[report]'"
+    )
+    assert list(tmp_path.iterdir()) == []

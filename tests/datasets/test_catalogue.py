@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +11,15 @@ from ecopipe.datasets.catalogue import entries, entry, parse_options
 from ecopipe.datasets.corpus import CORPORA, reader_of, settings_of
 from ecopipe.formats.measures import MEASURES
 from ecopipe.vocabulary.errors import ConfigError
+from tests.cli.test_cli import call
 from tests.datasets.streamed import write
 
 
 def run(*words: object, code: int = 0) -> str:
-    """What ``ecopipe`` printed, errors too, 80 columns wide."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "ecopipe", *map(str, words)],
-        env={**os.environ, "COLUMNS": "80"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    """What ``ecopipe`` prints, errors too, 80 columns wide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        return "".join(call(*map(str, words), code=code))
 
 
 @pytest.mark.parametrize("name", CORPORA)

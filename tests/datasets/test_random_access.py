@@ -9,7 +9,7 @@ import multiprocessing
 import pickle
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +137,23 @@ def test_the_contract(corpus: Corpus) -> None:
         check_contract(corpus, split, list(corpus.samples(split)))
 
 
-def test_a_forked_process_threads_and_a_new_process_read_the_same_at_once(corpus: Corpus) -> None:
+@pytest.fixture(scope="module")
+def new_process() -> Iterator[concurrent.futures.Executor]:
+    """A process that inherits nothing, and has seen none of the corpora that it is sent."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(len, "").result(timeout=120)  # it starts with the first task: before there is a corpus
+        yield pool
+
+
+def test_a_forked_process_threads_and_a_new_process_read_the_same_at_once(
+    new_process: concurrent.futures.Executor, corpus: Corpus
+) -> None:
     split = corpus.splits()[0]
     orders = [random.Random(seed).sample(range(count := corpus.count(split)), count) for seed in range(4)]
     corpus.sample(split, orders[0][0])  # what it opens is open in the parent, too
     wanted = list(corpus.samples(split))
-    for start, workers in (("fork", 2), ("spawn", 1)):
-        context = multiprocessing.get_context(start)
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as forked:
+        for pool, workers in ((forked, 2), (new_process, 1)):
             found = [pool.submit(read, corpus, split, order) for order in orders[:workers]]
             here = read(corpus, split, orders[2])
             for order, future in zip(orders, found, strict=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,18 @@ class Times:
         source = Items(_Make(count), window=4096 // self.size * self.size)
         return Pipeline(source, Batch(self.size), *samples, Collate("value"), *devices)
 
+    def stretched(self, factor: float) -> Times:
+        """All times so many times as long."""
+        sample_ms, device_ms = (tuple(ms * factor for ms in all_ms) for all_ms in (self.sample_ms, self.device_ms))
+        return replace(self, sample_ms=sample_ms, device_ms=device_ms, consumer_ms=self.consumer_ms * factor)
+
+    def without(self, name: str) -> Times:
+        """The same pipeline, with a part that takes no time."""
+        sample_ms = tuple(0.0 if name == f"sample{at}" else ms for at, ms in enumerate(self.sample_ms))
+        device_ms = tuple(0.0 if name == f"device{at}" else ms for at, ms in enumerate(self.device_ms))
+        consumer_ms = 0.0 if name == "consumer" else self.consumer_ms
+        return replace(self, sample_ms=sample_ms, device_ms=device_ms, consumer_ms=consumer_ms)
+
     def limiting(self) -> str:
         """By arithmetic: the largest part of the side that takes longest for a batch."""
         made = sum(self.sample_ms) * self.size / max(self.workers, 1)
@@ -82,15 +94,16 @@ class _Make:
         return items(self.count)
 
 
-def drawn(number: int) -> Times:
-    """A random pipeline of which one part is slower than the others, and one side takes a quarter longer."""
+def drawn(number: int, slower: float = 1.0) -> Times:
+    """A random pipeline of which one part is slower than the others, and one side takes a quarter longer: so that only
+    one answer is right. ``slower`` stretches all its times."""
     chance = random.Random(number)
     while True:
         times = _drawn(chance)
         made = sum(times.sample_ms) * times.size / max(times.workers, 1)
         taken = sum(times.device_ms) + times.consumer_ms
         if not times.workers or max(made, taken) >= 1.25 * min(made, taken):
-            return times
+            return times.stretched(slower)
 
 
 def _drawn(chance: random.Random) -> Times:

@@ -22,9 +22,10 @@ from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.columns import Gathered
 from ecopipe.sharding.writer import Record, ShardWriter
 from ecopipe.stages.collate import Collate
-from ecopipe.stages.columns import Columns, Memory
+from ecopipe.stages.columns import Columns
 from ecopipe.stages.foreign import Map
 from ecopipe.stages.image import DecodeImage
+from ecopipe.stages.memory import Memory
 from ecopipe.stages.plan import Batch, Shuffle
 from ecopipe.stages.source import TarShards
 from ecopipe.vocabulary.errors import SampleError, ShardError

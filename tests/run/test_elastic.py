@@ -134,6 +134,7 @@ class Training:
         plan |= {"kill_at": None, "moment": "after", "victim": 0, "save_every": 1, "kill_worker_at": None} | faults
         (self.out / "plan.json").write_text(json.dumps(plan))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        command += ["--run-path", "--start-method=fork"]  # torch is imported once a job and not once a rank
         job = subprocess.Popen(
             [*command, str(Path(__file__).with_name("elastic_job.py")), str(self.out / "plan.json")],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},

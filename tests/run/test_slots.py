@@ -219,7 +219,8 @@ def test_batches_that_are_kept_stay_as_they_were(folder, context, by_columns):
     pipe = pipeline(folder, by_columns=by_columns)
     with pipe.loader() as loader:
         expected = [copies(iter(loader)) for _ in range(3)]
-    with pipe.loader(workers=2, multiprocessing_context=context) as loader:
+    workers = 2 if context == "fork" else 1  # each of the others imports torch anew
+    with pipe.loader(workers=workers, multiprocessing_context=context) as loader:
         held = [[batch["image"] for batch in loader] for _ in range(3)]
     for epoch, kept in zip(expected, held, strict=True):
         assert len(epoch) == len(kept) and all(map(torch.equal, epoch, kept))

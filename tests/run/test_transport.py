@@ -215,59 +215,67 @@ def test_a_full_socket_is_not_waited_for_without_end() -> None:
 LIMITED = """
 import os, resource, sys, threading
 from ecopipe.run.transport import channel_pair, pack, unpack
+from ecopipe.vocabulary.errors import WorkerError
 if os.getuid() == 0:
     os.setuid(65534)  # the limit is not for root
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-near, far = channel_pair(0.2)
-descriptor = pack("x")
 
 def send(count):
     for number in range(count):
         near.send(number, 0, descriptor)
 
+def wait():
+    thread = threading.Thread(target=send, args=(200,))
+    thread.start()
+    thread.join(0.05)
+    print([unpack(far.receive().descriptor) for _ in range(200)] == ["x"] * 200)
+
+def send_too_many():
+    try:
+        send(200)
+    except OSError as error:
+        print(error.strerror)
+
+def open_too_many():
+    send(1)
+    files = []
+    try:
+        while True:
+            files.append(os.dup(descriptor))
+    except OSError:
+        pass
+    try:
+        far.receive()
+    except WorkerError as error:
+        print(error)
+
+for work in (wait, send_too_many, open_too_many):
+    if os.fork() == 0:
+        near, far = channel_pair(0.2)
+        descriptor = pack("x")
+        work()
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
 """
 
 
-def limited(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", LIMITED + script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    """What three processes say that may open few files."""
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
 
 
-def test_more_descriptors_than_the_system_carries_wait_until_others_were_taken() -> None:
-    script = """
-thread = threading.Thread(target=send, args=(200,))
-thread.start()
-thread.join(0.05)
-print([unpack(far.receive().descriptor) for _ in range(200)] == ["x"] * 200)
-"""
-    assert limited(script) == "True\n"
+def test_more_descriptors_than_the_system_carries_wait_until_others_were_taken(told: list[str]) -> None:
+    assert told[0] == "True"
 
 
-def test_more_descriptors_than_the_system_carries_are_an_error_when_none_is_taken() -> None:
-    script = """
-try:
-    send(200)
-except OSError as error:
-    print(error.strerror)
-"""
-    assert limited(script) == "Too many references: cannot splice\n"
+def test_more_descriptors_than_the_system_carries_are_an_error_when_none_is_taken(told: list[str]) -> None:
+    assert told[1] == "Too many references: cannot splice"
 
 
-def test_a_process_that_may_open_no_more_files_says_so() -> None:
-    script = """
-from ecopipe.vocabulary.errors import WorkerError
-send(1)
-files = []
-try:
-    while True:
-        files.append(os.dup(descriptor))
-except OSError:
-    pass
-try:
-    far.receive()
-except WorkerError as error:
-    print(error)
-"""
-    told = "loader: this process may open no more files. Raise the limit (ulimit -n), or use fewer workers.\n"
-    assert limited(script) == told
+def test_a_process_that_may_open_no_more_files_says_so(told: list[str]) -> None:
+    advice = "Raise the limit (ulimit -n), or use fewer workers."
+    assert told[2:] == [f"loader: this process may open no more files. {advice}"]

@@ -314,7 +314,7 @@ def test_identity_is_the_same_in_another_process():
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
         ).stdout
-        for seed in "123"
+        for seed in "12"  # which order the set in two ways
     }
     assert len(made) == 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench.peers import ecopipe_loader
-from benchmarks.bench.prototype_threads import of_loader, pipeline
+from benchmarks.bench.peers.ecopipe_loader import of_loader, pipeline
 
 NAME = "ecopipe, int16"
 PACKAGES = ecopipe_loader.PACKAGES

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.corpus import make_tars
-from benchmarks.bench.prototype_threads import of_loader, pipeline
+from benchmarks.bench.corpus import BATCH_S, make_tars
+from ecopipe import Bucket, Collate, DecodeAudio, Pipeline, Shuffle, TarShards
 from ecopipe.datasets.shards import find_tars, index_tars
 
 NAME = "ecopipe"
@@ -19,6 +19,22 @@ USE = (
     '`TarShards, Shuffle, Bucket("duration_s", max_padded=416, max_padding=0.03), DecodeAudio, Collate("audio")`, '
     "`loader(workers=)`; every member compared with its CRC-32"
 )
+
+
+def pipeline(path: str, dtype: Any = "float32") -> Pipeline:
+    """FLAC to padded batches of 416 padded seconds, or fewer where that would be more than 3 % of padding."""
+    return Pipeline(
+        TarShards(path),
+        Shuffle(),
+        Bucket("duration_s", max_padded=BATCH_S, max_padding=0.03),
+        DecodeAudio(dtype=dtype),
+        Collate("audio"),
+    )
+
+
+def of_loader(loader: Any) -> Iterator[tuple[Any, Any]]:
+    """The batches of its next epoch: audio [B, Tmax], and lengths int64 [B]."""
+    return ((batch["audio"], batch["lengths"]) for batch in loader)
 
 
 def prepare(folder: Path, out: Path) -> None:

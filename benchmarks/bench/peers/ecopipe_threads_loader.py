@@ -1,4 +1,4 @@
-"""The prototype of threads in this process, on ecopipe's plan: ``workers`` is the number of threads."""
+"""ecopipe with threads of this process instead of worker processes: ``workers`` is the number of threads."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench.peers import ecopipe_loader
-from benchmarks.bench.prototype_threads import ThreadLoader, pipeline
 
-NAME = "ecopipe, threads (prototype)"
+NAME = "ecopipe, threads"
 PACKAGES = ecopipe_loader.PACKAGES
 FORMAT = ecopipe_loader.FORMAT
 DECODERS = ecopipe_loader.DECODERS
 WORKERS = (1, 2)
-PROTOTYPE = True
-USE = "`benchmarks/bench/prototype_threads.py`: no processes, threads decode into the rows of batches; no loader yet"
+USE = "the same, `loader(workers=0, threads=)`"
 prepare = ecopipe_loader.prepare
 
 
 def make(out: Path, workers: int, _decoder: str) -> Callable[[], Iterable[Any]]:
-    loader = ThreadLoader(pipeline(str(out)), threads=workers)
-    return lambda: iter(loader)
+    loader = ecopipe_loader.pipeline(str(out)).loader(workers=0, threads=workers)
+    return lambda: ecopipe_loader.of_loader(loader)
