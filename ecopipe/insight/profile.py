@@ -87,7 +87,7 @@ class Profile:
             "format": FORMAT,
             "settings": {
                 "workers": self.recording.workers, "threads": self.recording.threads,
-                "prefetch": self.recording.prefetch,
+                "prefetch": self.recording.prefetch, "beside": self.recording.beside,
                 "device": str(self.recording.device), "cores": cores(),
                 "stages": [stage.label for stage in self._pipeline.stages],
             },

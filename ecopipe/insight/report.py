@@ -75,15 +75,15 @@ def page(document: Mapping[str, Any], pipeline: Pipeline, examples: Examples, *,
 
 
 _PARTS = (
-    "settings", "run", "cold", "limit", "stages", "queues", "transfer", "workers", "predictions", "codecs", "batches",
-    "lengths", "words",
+    "settings", "run", "cold", "limit", "stages", "queues", "transfer", "workers", "predictions", "codecs", "budgets",
+    "batches", "lengths", "words",
 )  # fmt: skip
 
 
 def ready_when_asked(recording: Recording) -> list[int]:
     """For each batch that the document lists: how many had been made and not been taken when the consumer asked."""
     found = recording.deliveries
-    ahead = max(recording.workers * recording.prefetch, 1)
+    ahead = max(recording.beside * recording.prefetch, 1)
     first = max(len(found) - DRAWN, 0)
     return [
         sum(

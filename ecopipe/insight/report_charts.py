@@ -149,7 +149,7 @@ WAITS = {"waited_ms": "the consumer waited", "batch_waited_ms": "the batch lay r
 
 
 def _waits(document: Mapping[str, Any]) -> Chart:
-    wanted = WAITS if document["settings"]["workers"] else {"waited_ms": WAITS["waited_ms"]}
+    wanted = WAITS if document["settings"]["beside"] else {"waited_ms": WAITS["waited_ms"]}
     points, several = _thinned(document["batches"], ("at_s", *wanted))
     rows = [
         {"s": point["at_s"], "ms": point[name], "what": title}
@@ -173,11 +173,11 @@ def _waits(document: Mapping[str, Any]) -> Chart:
 
 
 def _ready(document: Mapping[str, Any], ready: Sequence[int]) -> Chart | None:
-    if not document["settings"]["workers"] or not ready:
+    if not document["settings"]["beside"] or not ready:
         return None
     batches = [{"at_s": row["at_s"], "ready": count} for row, count in zip(document["batches"], ready, strict=True)]
     points, several = _thinned(batches, ("at_s", "ready"))
-    most = document["settings"]["workers"] * document["settings"]["prefetch"]
+    most = document["settings"]["beside"] * document["settings"]["prefetch"]
     spec = {
         "data": {"values": points},
         "height": 110,

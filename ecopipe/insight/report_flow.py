@@ -86,13 +86,13 @@ def stations(document: Mapping[str, Any], device_stages: Sequence[str]) -> list[
     known = {one.name for one in [*making, *behind]} | {PLAN}
     if limit not in known:
         making.append(other(limit, None))
-    place = "1 worker process" if workers == 1 else f"{workers} worker processes" if workers else NO_WORKERS
+    place = _place(workers, settings["threads"])
     device = "GPU and consumer" if document["settings"]["device"] != "cpu" else "consumer's process"
-    if not workers:
+    if not settings["beside"]:
         device = "delivering"
     found = [Station("planning", (part(rows[PLAN]),))] if PLAN in rows else []
     before = (
-        _queue(title, queues[name], workers)
+        _queue(title, queues[name], settings["beside"])
         for title, name in (
             ("a task waits for a worker", "before_worker"),
             ("a batch waits for the consumer", "before_consumer"),
@@ -106,8 +106,19 @@ def stations(document: Mapping[str, Any], device_stages: Sequence[str]) -> list[
     return found
 
 
-def _queue(title: str, figures: Mapping[str, Any], workers: int) -> tuple[str, str] | None:
+def _place(workers: int, threads: int) -> str:
+    """Where batches are made."""
     if not workers:
+        return NO_WORKERS if not threads else f"{_counted(threads, 'thread')} of the consumer's process"
+    return _counted(workers, "worker process") + (f" of {threads} threads each" if threads > 1 else "")
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}{'es' if name.endswith('s') else 's'}"
+
+
+def _queue(title: str, figures: Mapping[str, Any], makers: int) -> tuple[str, str] | None:
+    if not makers:
         return None
     return title, f"{spoken_us(figures['p50_us'])} (p95 {spoken_us(figures['p95_us'])})"
 

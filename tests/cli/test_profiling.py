@@ -79,7 +79,14 @@ def test_a_report_is_written_and_named(cifar10: tuple[object, ...], tmp_path: Pa
 def refused(tmp_path: Path, **places: Path) -> str:
     """What is said of places, of a pipeline whose shards are not there either: nothing has been looked at before."""
     file = ROOT / "pipelines" / "cifar10.toml"
-    settings: dict[str, Any] = {"workers": 0, "prefetch": None, "seconds": 1.0, "consumer_ms": 0.0, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "workers": 0,
+        "threads": None,
+        "prefetch": None,
+        "seconds": 1.0,
+        "consumer_ms": 0.0,
+        "device": "cpu",
+    }
     settings |= {"trace": None, "html": None, "as_json": False} | places
     with pytest.raises(EcopipeError) as caught:
         profiling.profile(file, [f"source.path={tmp_path / 'nowhere'}"], **settings)

@@ -206,6 +206,30 @@ def test_the_trace_holds_what_chrome_trace_events_have(tmp_path: Path) -> None:
         per_track[track] = one["ts"] + one["dur"]
 
 
+@pytest.mark.parametrize(("workers", "threads", "made"), [(0, 2, "2 threads"), (1, 2, "1 worker of 2 threads")])
+def test_threads_have_rows_words_and_tracks_of_their_own(workers: int, threads: int, made: str) -> None:
+    with Loader(TIMES.pipeline(20), workers=workers, threads=threads) as loader, loader.profile() as profile:
+        list(loader)
+    document, recording = profile.as_json(), profile.recording
+    used = {(one.times.pid, one.times.thread) for one in recording.deliveries if one.times}
+    assert len(used) == threads
+    assert all(one.times and recording.is_beside(one.times) for one in recording.deliveries)
+    (row,) = document["workers"]
+    assert (row["threads"], row["batches"]) == (threads, len(recording.deliveries))
+    assert (document["settings"]["threads"], document["settings"]["beside"]) == (threads, threads)
+    assert f"samples/s with {made}" in told(document)[0]
+    mode = "interpreter lock alone" if workers else "threads of the training process"
+    assert any(mode in sentence for sentence in told(document))
+    found = events(recording)
+    names = {(one["pid"], one["tid"]) for one in found if one["ph"] == "M" and one["args"]["name"] == "batches"}
+    assert names == used
+    for pid, tid in used:
+        mine = [one for one in found if (one["pid"], one["tid"]) == (pid, tid) and one["ph"] == "X"]
+        batches = sorted((one["ts"], one["dur"]) for one in mine if one["name"].startswith("batch"))
+        assert all(one + lasted <= other for (one, lasted), (other, _) in itertools.pairwise(batches))
+    assert len({one["id"] for one in found if one["ph"] == "s"}) == len(recording.deliveries)
+
+
 def test_counters_count_with_and_without_a_profile(speech: Pipeline) -> None:
     with Loader(speech, workers=1) as loader:
         list(loader)
