@@ -32,9 +32,9 @@ GOAL = 0.02
 DRAWS = 2000
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "LibriSpeech, FLAC": ("librispeech", {"source.path": "librispeech/test-clean", "Bucket.max_padded": 60.0}, 12),
-    "IMDB": ("imdb", {"source.path": "imdb/train"}, 16),
-    "CIFAR-10": ("cifar10", {"source.path": "cifar10/train"}, 16),
+    "LibriSpeech, FLAC": ("librispeech", {"source.path": "librispeech/test-clean", "Bucket.max_padded": 60.0}, 48),
+    "IMDB": ("imdb", {"source.path": "imdb/train"}, 96),
+    "CIFAR-10": ("cifar10", {"source.path": "cifar10/train"}, 64),
 }
 """A pipeline file, its settings, and the batches of a stretch."""
 

@@ -44,7 +44,10 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--copies", type=int, help="how often each utterance is there, 10 unless --medium or --quick")
     parser.add_argument("--timeout-s", type=float, default=120.0, help="of one run")
     parser.add_argument("--work", type=Path, help="keep the data here, and use again what is there")
-    parser.add_argument("--from", dest="saved", type=Path, help="make the report of the results in this JSON file")
+    parser.add_argument(
+        "--from", dest="saved", type=Path, nargs="+", metavar="JSON",
+        help="make the report of the results in this JSON file; those of further ones are further rounds",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--table", type=Path, help="write all tables here, as Markdown")
     parser.add_argument("--chart", type=Path, help="draw the chart here, as SVG")
@@ -123,7 +126,9 @@ def _prepared(name: str, archive: Path, work: Path, folder: dict[str, str], time
 def main() -> None:
     options = parsed(sys.argv[1:])
     if options.saved:
-        results = Results.of_json(json.loads(options.saved.read_text()))
+        results, *more = (Results.of_json(json.loads(path.read_text())) for path in options.saved)
+        for other in more:
+            results = results.joined(other)
     elif options.work:
         options.work.mkdir(parents=True, exist_ok=True)
         results = run(options, options.work.resolve())

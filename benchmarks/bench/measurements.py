@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,20 @@ class Results:
         """What :meth:`to_json` gave."""
         measured = [Measured(**one) for one in saved["measured"]]
         return cls(saved["settings"], saved["corpus"], saved["about"], measured)
+
+    def joined(self, other: Results) -> Results:
+        """These, and those of another run: what both measured in as many rounds as both had, and what only it did."""
+        found = [replace(one, runs=list(one.runs)) for one in self.measured]
+        for one in other.measured:
+            same = next((mine for mine in found if (mine.group, mine.task) == (one.group, one.task)), None)
+            if same is None:
+                found.append(one)
+            elif one.task.get("kind") not in ONCE:
+                same.runs += one.runs
+        commands = dict.fromkeys([*self.settings["command"].split("`; and `"), other.settings["command"]])
+        rounds = max([len(one.runs) for one in found], default=0)
+        settings = {**self.settings, "repeats": rounds, "command": "`; and `".join(commands)}
+        return Results(settings, self.corpus, {**other.about, **self.about}, found)
 
     def of(self, group: str, **asked: Any) -> list[Measured]:
         """The measurements of a group that were asked so."""
@@ -129,19 +143,18 @@ def measure(
         folders: For each group, what its tasks are told beside what they were asked.
         tell: Is told of each run.
         until_s: When to have ended, on the clock of time.monotonic: a round that would last longer, if it takes as long
-            as the one before, is not begun. The first one always is.
+            as the one before less what is not done again, is not begun. The first one always is.
     """
-    began = 0.0
+    took = 0.0
     for number in range(rounds):
-        now = time.monotonic()
-        if number and now + (now - began) > until_s:
+        if number and time.monotonic() + took > until_s:
             tell(f"no time for round {number + 1}")
             return number
-        began = now
+        took = 0.0
         for one in found:
             if one.reason or (number and one.task["kind"] in ONCE):
                 continue
-            limit = timeout_s * (SLOW if one.group == "health" else 1)
+            limit, began = timeout_s * (SLOW if one.group == "health" else 1), time.monotonic()
             outcome = runner.run({**one.task, **folders[one.group]}, work, limit)
             if outcome.figures is None:
                 one.reason, one.runs = outcome.reason, []
@@ -150,6 +163,7 @@ def measure(
             asked = " ".join(str(value) for name, value in one.task.items() if name not in ("kind", "seconds"))
             said = outcome.reason or "  ".join(f"{name} {_short(value)}" for name, value in (one.runs[-1]).items())
             tell(f"round {number + 1}, {one.task['kind']} {asked}: {said[:200]}")
+            took += 0.0 if one.task["kind"] in ONCE else time.monotonic() - began
     return rounds
 
 

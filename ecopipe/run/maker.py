@@ -104,6 +104,7 @@ class BatchMaker:
         self._pipeline, self._verify = pipeline, verify
         self._policy = pipeline.bad_samples.policy
         self._stages = pipeline.sample_stages
+        self._of_samples = frozenset({READ, *(stage.label for stage in self._stages)})
         self._collate = pipeline.collate
         self._parts_in = pipeline.parts_in
         self._given = {name for stage in [*pipeline.plan_stages, pipeline.batching] for name in stage.gives()}
@@ -136,6 +137,8 @@ class BatchMaker:
         if (batch := self._by_columns(task, chances)) is not None:
             batch.place = task.place
             return batch
+        if self._meter is not None:
+            self._meter.expect(len(task.rows), self._of_samples)
         memory = self._rows(task)
         into: Sequence[Any] = memory.rows if memory is not None else [None] * len(task.rows)
         if self._policy != "raise":
@@ -255,8 +258,9 @@ class BatchMaker:
 
     def _sample(self, row: dict[str, Any], chances: Sequence[Chance], into: Any = None) -> Sample:
         def made() -> Sample:
-            raw = self._timed(READ, self.raw, row)
-            return apply_stages(self._stages, chances, raw, self._meter, self._filler, into)
+            meter = self._meter if self._meter is not None and self._meter.is_next_timed() else None
+            raw = self.raw(row) if meter is None else meter.around(READ, self.raw, row)
+            return apply_stages(self._stages, chances, raw, meter, self._filler, into)
 
         if self._parts_in != "tokens" or ITEM in row:
             return made()

@@ -31,6 +31,9 @@ CLOSELY = 8
 WEIGHED = 64
 """Of so many calls of a stage, the bytes of one are counted."""
 
+SAMPLES = 16
+"""Of a batch of many samples so many, or up to twice as many, are timed, and stand for the others."""
+
 ALIKE = 8
 """Items from which on a list is taken to hold items of one size."""
 
@@ -100,7 +103,17 @@ class StageMeter:
 
     def __init__(self) -> None:
         self._walls: dict[str, list[int]] = {}
+        self._each, self._begun, self._of_samples = 1, 0, frozenset[str]()
         self._known: dict[str, _Close] = _here.__dict__.setdefault("known", {})
+
+    def expect(self, samples: int, names: frozenset[str]) -> None:
+        """So many samples are coming, and these stages work on each."""
+        self._each, self._begun, self._of_samples = max(samples // SAMPLES, 1), 0, names
+
+    def is_next_timed(self) -> bool:
+        """Whether the sample that comes now is one of those to be timed."""
+        self._begun += 1
+        return (self._begun - 1) % self._each == 0
 
     def around(self, name: str, make: Callable[..., Made], *given: Any) -> Made:
         """``make(*given)``, timed; the bytes of the first thing given are what goes in."""
@@ -133,8 +146,11 @@ class StageMeter:
         found = {}
         for name, walls in self._walls.items():
             wall, close = Histogram(), self._known[name]
-            wall.add_all(walls)
-            more = len(walls) / max(close.weighed, 1)
+            each = self._each if name in self._of_samples else 1
+            last = each if each == 1 or len(walls) * each < self._begun else self._begun - each * (len(walls) - 1)
+            wall.add_all(walls[:-1], each)
+            wall.add_all(walls[-1:], last)
+            more = wall.count / max(close.weighed, 1)
             cpu = wall.total_ns * min(close.on_core_ns / close.took_ns, 1.0)
             found[name] = Tally(wall, cpu, close.bytes_in * more, close.bytes_out * more)
         return found

@@ -183,6 +183,23 @@ def test_goals_say_reached_or_not_with_the_figure_and_what_was_not_measured() ->
     assert ": not reached (0.5; ecopipe, 0 workers)" in line
 
 
+def test_runs_of_another_time_are_further_rounds() -> None:
+    one, other = made_up(), made_up()
+    other.settings["command"] = "python -m c"
+    faster = other.of("speech", peer="ecopipe", workers=2)[0]
+    faster.runs = [{**faster.runs[0], "rate": 2000.0}] * 2
+    other.measured.append(Measured("images", {"way": "ecopipe, raw"}, [{"rate": 7.0}]))
+    both = one.joined(other)
+    (ours,) = both.of("speech", peer="ecopipe", workers=2)
+    assert ours.values("rate") == [900, 850, 950, 2000, 2000]
+    assert one.of("speech", peer="ecopipe", workers=2)[0].values("rate") == [900, 850, 950]
+    assert len(both.of("check", peer="webdataset")[0].runs) == 1
+    assert both.settings["repeats"] == 6
+    assert "`python -m b`; and `python -m c`" in report.conditions(both)
+    assert both.joined(other).settings["command"] == both.settings["command"]
+    assert "| ecopipe, raw | 7 |" in report.full(both)
+
+
 def test_the_table_has_medians_ranges_reasons_and_what_was_delivered_wrong() -> None:
     rows = {line.split(" | ")[0].strip("| "): line for line in report.speech(made_up()).splitlines()}
     assert "900 (850-950)" in rows["ecopipe 1"]

@@ -168,6 +168,21 @@ def test_another_codec_is_really_tried(speech: Pipeline) -> None:
     assert sentence.endswith("x the disk.")
 
 
+def test_some_samples_of_a_large_batch_stand_for_all() -> None:
+    """Every batch counts all of its calls, whatever it holds, and what they took is about right."""
+    for count in (1, 15, 16, 31, 32, 33, 100, 127):
+        times = Times(0, 2, count, (0.0,), (), 0.0)
+        with Loader(times.pipeline(4)) as loader, loader.profile() as profile:
+            list(loader)
+        for one in profile.recording.deliveries:
+            assert one.times is not None
+            found = {name: tally.wall for name, tally in one.times.stages.items()}
+            assert {name: wall.count for name, wall in found.items()} == {
+                "read": count, "sample0": count, "Collate": 1
+            }, count  # fmt: skip
+            assert sum(found["sample0"].bins.values()) == count
+
+
 # -- trace and counters -------------------------------------------------------------------------------------------
 
 
