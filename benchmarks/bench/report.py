@@ -120,14 +120,14 @@ def uses(results: Results) -> str:
 
 
 def summary(results: Results, chart: str | None) -> str:
-    """What stands in a README."""
+    """What stands in a README, with its chart; without one, also the goals that were not measured."""
     parts = [f"![utterances per second of each loader]({chart})"] if chart else []
     parts += [
         speech(results),
         bounds(results),
         conditions(results),
         "Who is ahead, figure by figure:\n\n" + "\n".join(f"- {line}" for line in wins.words(results)),
-        "\n".join(f"- {line}" for line in goals.lines(results)),
+        "\n".join(f"- {goal}" for goal in goals.goals(results) if chart is None or goal.figure is not None),
     ]
     return "\n\n".join(parts)
 
