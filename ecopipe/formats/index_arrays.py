@@ -53,11 +53,19 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
         raise ValueError(f"of type {kind}, which is no number and no bool")
     start, stop, buffer = values.offset, values.offset + len(values), values.buffers()[1]
     if not len(values):
-        return np.empty(0, dtype=kind.to_pandas_dtype())
+        return np.empty(0, dtype=_dtype(kind))
     if pa.types.is_boolean(kind):
         bits = np.frombuffer(buffer, dtype=np.uint8, count=-(-stop // 8))
         return np.unpackbits(bits, bitorder="little")[start:stop].view(np.bool_)
-    return np.frombuffer(buffer, dtype=kind.to_pandas_dtype(), count=stop)[start:]
+    return np.frombuffer(buffer, dtype=_dtype(kind), count=stop)[start:]
+
+
+def _dtype(kind: pa.DataType) -> np.dtype[Any]:
+    """The numpy dtype of an Arrow type of numbers or bools: ``to_pandas_dtype`` needs pandas in some versions."""
+    if pa.types.is_boolean(kind):
+        return np.dtype(np.bool_)
+    letter = "f" if pa.types.is_floating(kind) else "u" if pa.types.is_unsigned_integer(kind) else "i"
+    return np.dtype(f"{letter}{kind.bit_width // 8}")
 
 
 def to_floats(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
