@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-LEAST = 2**16
-"""Bytes of a buffer from which on it is sent in a slot. A smaller one goes with the rest of the value."""
+from ecopipe.stages.memory import LEAST
 
 MOST = 32
 """Slots of one worker."""

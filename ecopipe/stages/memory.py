@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 LEAST = 2**16
-"""Bytes of an array from which on its memory is kept or shared. A smaller one is had faster from the allocator."""
+"""Bytes of an array from which on its memory is kept, or shared with another process. A smaller one is had faster from
+the allocator, and goes with the rest of what is sent."""
 
 _KEPT = 6
 """Arrays of earlier batches whose memory is kept."""
