@@ -16,7 +16,7 @@ LEAST = 2**16
 """Bytes of an array from which on its memory is kept, or shared with another process. A smaller one is had faster from
 the allocator, and goes with the rest of what is sent."""
 
-_KEPT = 6
+_KEPT = 3
 """Arrays of earlier batches whose memory is kept."""
 
 
