@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ecopipe.insight import profile_words
-from ecopipe.insight.predictions import DELIVER, PLAN, TRANSFER, Model
-from ecopipe.insight.profile_model import REST, measured_rate, model_of, steady
+from ecopipe.insight.predictions import PLAN, Model
+from ecopipe.insight.profile_model import BUDGETS, PER_BATCH, measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Delivery, Gauge, Recording
 from ecopipe.vocabulary.errors import DataError
@@ -23,7 +23,6 @@ CLEAR = 1.05
 DRAWN = 2000
 """Batches that the document lists, for charts: the last ones."""
 
-BUDGETS = (0.5, 2.0, 4.0)
 PREFETCHES = (1, 2, 4, 8)
 
 
@@ -260,7 +259,7 @@ def predictions(model: Model, recording: Recording) -> dict[str, Any]:
 def budget_rate(model: Model, recording: Recording, factor: float) -> float:
     """Samples per second if batches held ``factor`` times the samples: what is paid for each batch (planning, handing
     over, messages) stays, and all else grows with it. More padding is not counted."""
-    grown = {name: factor for name in model.parts() if name not in (PLAN, DELIVER, REST, TRANSFER)}
+    grown = {name: factor for name in model.parts() if name not in PER_BATCH}
     changed = model.scaled(grown)
     return changed.rate(recording.workers, recording.prefetch, threads=recording.threads) * factor
 

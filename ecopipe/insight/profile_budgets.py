@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, TRANSFER, Model
-from ecopipe.insight.profile_model import REST
+from ecopipe.insight.predictions import CONSUMER, Model
+from ecopipe.insight.profile_model import BUDGETS, PER_BATCH
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
@@ -17,13 +17,8 @@ from ecopipe.run.loader import Loader
 from ecopipe.stages.plan import Batch, Bucket
 from ecopipe.vocabulary.errors import SampleError
 
-FACTORS = (0.5, 2.0, 4.0)
-
 BATCHES = 200
-"""Batches of ``1 / FACTORS`` of the size that are planned for each budget: of all the same samples, about."""
-
-PER_BATCH = (PLAN, DELIVER, REST, TRANSFER)
-"""Parts that are paid once for each batch; all others grow with what it holds."""
+"""Batches of ``1 / BUDGETS`` of the size that are planned for each budget: of all the same samples, about."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ def budgets(loader: Loader, model: Model, recording: Recording) -> list[dict[str
     if isinstance(loader.shards, OpenedItems) or (now := _planned(loader.pipeline, loader.shards, 1.0)) is None:
         return []
     rows = []
-    for factor in FACTORS:
+    for factor in BUDGETS:
         changed = with_budget(loader.pipeline, factor)
         try:
             then = None if changed is None else _planned(changed, loader.shards, factor)

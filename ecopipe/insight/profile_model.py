@@ -5,11 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, Cost, Model, Step, slope
+from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, TRANSFER, Cost, Model, Step, slope
 from ecopipe.run.gauge import Delivery, Recording
 from ecopipe.run.metering import BatchTimes
 
 REST = "rest of the worker"
+
+PER_BATCH = (PLAN, DELIVER, REST, TRANSFER)
+"""Parts that are paid once for each batch; all others grow with what it holds."""
+
+BUDGETS = (0.5, 2.0, 4.0)
+"""Times as much in a batch, of which it is told what that would give."""
 
 MESSAGE_S = 150e-6
 """Seconds of the consumer's process for the messages of a batch, where no worker was there to measure it."""

@@ -17,7 +17,7 @@ from ecopipe.insight.profile import Profile
 from ecopipe.insight.profile_model import steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.toml import loads
-from ecopipe.pipeline.tuning import Tuning
+from ecopipe.pipeline.tuning import Tuning, makers
 from ecopipe.plan.mixed import Opened
 from ecopipe.run.loader import Loader
 from ecopipe.run.metering import rss_bytes
@@ -57,7 +57,7 @@ class Trial:
     @property
     def makers(self) -> int:
         """Threads of all processes together that make batches beside the consumer's."""
-        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1)
+        return makers(self.workers, self.threads)
 
     @property
     def mode(self) -> tuple[bool, bool]:

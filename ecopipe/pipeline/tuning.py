@@ -7,6 +7,11 @@ from dataclasses import KW_ONLY, dataclass
 from ecopipe.vocabulary.errors import ConfigError
 
 
+def makers(workers: int, threads: int) -> int:
+    """Threads of all processes together that make batches beside the consumer's; 0 if that makes them itself."""
+    return max(workers, 1 if threads else 0) * max(threads, 1)
+
+
 @dataclass(frozen=True)
 class Tuning:
     """The settings of a loader that never change what it delivers.

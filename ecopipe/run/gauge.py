@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
+from ecopipe.pipeline.tuning import makers
 from ecopipe.run.fetching import Made as MadeNear
 from ecopipe.run.metering import BatchTimes, Timed, clock_ns, forget, rss_bytes, size_of, starved_ns
 from ecopipe.run.slots import Borrower, Lender
@@ -89,7 +90,7 @@ class Recording:
     @property
     def beside(self) -> int:
         """Threads that make batches beside the consumer's, in all processes together; 0 if it makes them itself."""
-        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1)
+        return makers(self.workers, self.threads)
 
     def is_beside(self, times: BatchTimes) -> bool:
         """Whether another thread than the consumer's made a batch."""

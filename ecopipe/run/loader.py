@@ -12,6 +12,7 @@ import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.plan import Plan
+from ecopipe.pipeline.tuning import makers
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
 from ecopipe.plan.sequence import sequence
@@ -162,7 +163,7 @@ class Loader:
     @property
     def made_ahead(self) -> int:
         """Batches that are made ahead of the consumer."""
-        return max(self.workers, 1 if self.threads else 0) * max(self.threads, 1) * self.prefetch
+        return makers(self.workers, self.threads) * self.prefetch
 
     @property
     def worker_pids(self) -> list[int]:

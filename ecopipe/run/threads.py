@@ -75,14 +75,19 @@ class Threads:
         self._begin()
 
 
+def made(maker: Callable[[Task], Any], task: Task) -> Any:
+    """The batch of a task, with its times if the task is stamped; a Failure whatever goes wrong."""
+    try:
+        return timed(maker, task)
+    except Exception as error:
+        return failure(task, error)
+
+
 def _serve(jobs: SimpleQueue[_Job], maker: ThreadMaker) -> None:
     while (job := jobs.get()) is not None:
         task, answer = job
         if answer.set_running_or_notify_cancel():
-            try:
-                answer.set_result(timed(maker, task))
-            except Exception as error:
-                answer.set_result(failure(task, error))
+            answer.set_result(made(maker, task))
         del job, task, answer  # what was made is the consumer's alone
     maker.close()
 

@@ -15,9 +15,9 @@ from typing import Any, cast
 import torch
 
 from ecopipe.run.maker import Failure, Task, failure
-from ecopipe.run.metering import packed, timed
+from ecopipe.run.metering import packed
 from ecopipe.run.slots import Lender, News
-from ecopipe.run.threads import ThreadMaker, Threads
+from ecopipe.run.threads import ThreadMaker, Threads, made
 from ecopipe.run.transport import Channel, pack, unpack
 from ecopipe.stages.memory import BatchMemory
 from ecopipe.vocabulary.sample import Batch
@@ -42,7 +42,7 @@ def serve(channel: Channel, maker: Callable[[Task], Batch | Failure], threads: i
             _serve_by_threads(inbox, channel, slots, Threads(cast("ThreadMaker", maker), threads), threads + 1)
         while True:
             number, task = inbox.next()
-            _send(channel, slots, number, task, _made(maker, task))
+            _send(channel, slots, number, task, made(maker, task))
 
 
 def _serve_by_threads(inbox: _Inbox, channel: Channel, slots: Lender, threads: Threads, most: int) -> None:
@@ -63,13 +63,6 @@ def _serve_by_threads(inbox: _Inbox, channel: Channel, slots: Lender, threads: T
         room.acquire()
         number, task = inbox.next()
         taken.put((number, task, threads.ask(task)))
-
-
-def _made(maker: Callable[[Task], Batch | Failure], task: Task) -> Any:
-    try:
-        return timed(maker, task)
-    except Exception as error:
-        return failure(task, error)
 
 
 def _send(channel: Channel, slots: Lender, number: int, task: Task, answer: Any) -> None:
