@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -135,6 +136,7 @@ def epoch(pipe: Pipeline, block: int, workers: int, cache: Any, servers: list[in
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are ended, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
     parser.add_argument("--workers", type=int, default=1)
