@@ -25,6 +25,11 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their argument, not by themselves: what is in a payload may differ from process to process."""
+    return argname if isinstance(val, bytes) else None
+
+
 def real(*parts: str) -> Path:
     """A path in the folder of real data; the test is skipped where it is absent."""
     path = DATA.joinpath(*parts)
