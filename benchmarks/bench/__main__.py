@@ -27,7 +27,7 @@ from benchmarks.bench.measurements import GROUPS, Results
 
 QUICK = {"repeats": 1, "seconds": 0.5, "copies": 1, "workers": [0, 1, 2]}
 MEDIUM = {"repeats": 5, "seconds": 0.7, "copies": 3, "workers": [0, 2], "minutes": 11.5}
-FULL = {"repeats": 5, "seconds": 4.0, "copies": 10, "workers": [0, 1, 2]}
+FULL = {"repeats": 5, "seconds": 4.0, "copies": 20, "workers": [0, 1, 2]}
 QUICK_ROWS, ROWS = 100_000, 1_000_000
 
 
@@ -41,7 +41,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", nargs="+", type=int, help="0 1 2, or 0 2 with --medium")
     parser.add_argument("--repeats", type=int, help="rounds, 5 unless --medium or --quick")
     parser.add_argument("--seconds", type=float, help="of warm epochs in a run, at least; 4 unless --medium or --quick")
-    parser.add_argument("--copies", type=int, help="how often each utterance is there, 10 unless --medium or --quick")
+    parser.add_argument("--copies", type=int, help="how often each utterance is there, 20 unless --medium or --quick")
     parser.add_argument("--timeout-s", type=float, default=120.0, help="of one run")
     parser.add_argument("--work", type=Path, help="keep the data here, and use again what is there")
     parser.add_argument(

@@ -7,12 +7,12 @@ import glob
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
+from zlib_ng.zlib_ng import crc32
 
 from ecopipe.formats import index as index_format
 from ecopipe.formats import tar as tar_format
@@ -212,7 +212,7 @@ def check_members(path: str, key: str, members: Sequence[Mapping[str, Any]], pay
         ShardError: A member is not what was indexed.
     """
     for member, payload in zip(members, payloads, strict=True):
-        if zlib.crc32(payload) != member["crc32"]:
+        if crc32(payload) != member["crc32"]:
             raise errors.ShardError(
                 f"{path}: sample {key!r} member {member['extension']!r} is not what was indexed (its CRC-32 differs): "
                 "the shard was damaged or replaced. Restore it, or run 'ecopipe index' on it."
@@ -319,6 +319,6 @@ def _verify_member(file: Any, member: Mapping[str, int]) -> str:
     data = file.read(member["size"])
     if len(data) != member["size"]:
         return f"ends after {len(data):,} of {member['size']:,} bytes"
-    if (crc := zlib.crc32(data)) != member["crc32"]:
+    if (crc := crc32(data)) != member["crc32"]:
         return f"has CRC-32 {crc:08x}, the index says {member['crc32']:08x}"
     return ""

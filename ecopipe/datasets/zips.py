@@ -8,6 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
+from zlib_ng.zlib_ng import crc32
+
 from ecopipe.datasets.original import DAMAGED, FETCH_AGAIN, Original, refuse_bomb
 from ecopipe.vocabulary.errors import CorpusError
 
@@ -43,7 +45,7 @@ def read_entry(file: Original, entry: zipfile.ZipInfo) -> bytes:
         data = _unpacked(file, entry)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, struct.error, *DAMAGED) as error:
         raise _unreadable(file, entry, str(error)) from error
-    if len(data) != entry.file_size or zlib.crc32(data) != entry.CRC:
+    if len(data) != entry.file_size or crc32(data) != entry.CRC:
         found = "another checksum" if len(data) == entry.file_size else "another size"
         raise _unreadable(file, entry, f"it has {found} than the zip says")
     return data

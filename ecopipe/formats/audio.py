@@ -139,7 +139,6 @@ def decode_into(data: bytes, kind: str, row: npt.NDArray[Any]) -> AudioInfo | No
         data = containers.untagged(data, kind)
         if data[:4] == b"fLaC":
             info = flac.probe(data)
-            flac.check_end(data, info)
             return info if flac.read_into(data, info, row) else None
         if data[:4] in wav.MARKS:
             layout = wav.probe(data)

@@ -26,7 +26,7 @@ def available() -> bool:
     return bool(_READS)
 
 
-def read_into(data: bytes, out: npt.NDArray[Any]) -> int:
+def read_into(data: bytes, out: npt.NDArray[Any], beyond: npt.NDArray[Any] | None = None) -> int:
     """Decodes a FLAC from its beginning until ``out`` is full; gives the frames that came, fewer where it is damaged.
 
     A decoder skips a block whose CRC-16 is wrong.
@@ -34,6 +34,7 @@ def read_into(data: bytes, out: npt.NDArray[Any]) -> int:
     Args:
         data: The file.
         out: int16, or float32 in [-1, 1): [T, channels], or [T] of one channel; contiguous, in native byte order.
+        beyond: Takes what there is behind that, if any is wanted; its frames are counted too.
 
     Raises:
         ValueError: It is not FLAC, or its header is damaged.
@@ -43,7 +44,10 @@ def read_into(data: bytes, out: npt.NDArray[Any]) -> int:
     if flac == ffi.NULL:
         raise ValueError("damaged flac: it cannot be opened")
     try:
-        return int(read(flac, len(out), ffi.from_buffer(kind, out, require_writable=True)))
+        frames = read(flac, len(out), ffi.from_buffer(kind, out, require_writable=True))
+        if beyond is not None:
+            frames += read(flac, len(beyond), ffi.from_buffer(kind, beyond, require_writable=True))
+        return int(frames)
     finally:
         lib.ma_dr_flac_close(flac)
 

@@ -71,12 +71,12 @@ def _read16(data: bytes, info: AudioInfo) -> npt.NDArray[np.int16]:
 
 def read_into(data: bytes, info: AudioInfo, row: npt.NDArray[Any]) -> bool:
     """Decodes a whole mono FLAC of 16 bits into ``row``, int16 or float32 [info.frames]: the samples of :func:`read`,
-    times 1/32768 in float32. False, with anything in ``row``, if it is none, or damaged: :func:`read` says what is
-    wrong with it."""
+    times 1/32768 in float32. False, with anything in ``row``, if it is none, has no end there, or is damaged:
+    :func:`check_end` and :func:`read` say what is wrong with it."""
     if not dr_flac.available() or (info.bits, info.channels, info.frames) != (16, 1, len(row)):
         return False
     try:
-        return dr_flac.read_into(data, row) == len(row)
+        return dr_flac.read_into(data, row, np.empty(1, dtype=row.dtype)) == len(row)
     except ValueError:
         return False
 

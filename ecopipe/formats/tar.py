@@ -8,10 +8,11 @@ written.
 from __future__ import annotations
 
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
+
+from zlib_ng.zlib_ng import crc32
 
 from ecopipe.vocabulary.errors import ShardError
 
@@ -122,7 +123,7 @@ def scan(file: BinaryIO, path: str) -> Iterator[Entry]:
                 stream = tar.extractfile(info)
                 payload = stream.read() if stream is not None else b""
                 entry.payloads[extension] = payload
-                entry.members.append(Member(extension, info.offset_data, info.size, zlib.crc32(payload)))
+                entry.members.append(Member(extension, info.offset_data, info.size, crc32(payload)))
             end = tar.offset
     except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise ShardError(f"{path}: is not a whole tar ({error}). Fetch it again.") from error
@@ -209,7 +210,7 @@ class TarWriter:
             data = payloads[extension]
             head = header(f"{key}.{extension}", len(data))
             padding = -len(data) % BLOCK
-            members.append(Member(extension, end + len(head), len(data), zlib.crc32(data)))
+            members.append(Member(extension, end + len(head), len(data), crc32(data)))
             parts += (head, data, _ZEROS[:padding])
             end += len(head) + len(data) + padding
         self._write(parts, end - self.position)

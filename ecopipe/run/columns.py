@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from zlib_ng.zlib_ng import crc32
 
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
@@ -187,7 +187,7 @@ class ColumnReader:
 
 
 def _differs(payload: bytes, check: int) -> bool:
-    return zlib.crc32(payload) != check
+    return crc32(payload) != check
 
 
 def _column(values: pa.Array) -> Any:

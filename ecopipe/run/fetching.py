@@ -11,7 +11,6 @@ import functools
 import mmap
 import threading
 import weakref
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from ecopipe.formats.index_arrays import of_texts, to_numpy
 from ecopipe.pipeline.plan import Plan
@@ -205,7 +205,7 @@ def _check(offsets: Any, sizes: Any, checks: Any, path: Path) -> str:
     ):
         for offset, size, check in zip(offsets.tolist(), sizes.tolist(), checks.tolist(), strict=True):
             with content[offset : offset + size] as member:
-                if len(member) != size or zlib.crc32(member) != check:
+                if len(member) != size or crc32(member) != check:
                     return f"the member at byte {offset:,} has another CRC-32 than the index says"
     return ""
 

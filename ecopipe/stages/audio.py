@@ -19,6 +19,8 @@ from ecopipe.vocabulary.sample import Part, Sample
 Dtype = Literal["float32", "int16"]
 Channels = Literal["mono", "first", "all"]
 
+_ANY_AUDIO = "|".join(AUDIO_EXTENSIONS)
+
 
 @dataclass(frozen=True)
 class DecodeAudio(SampleStage):
@@ -90,7 +92,7 @@ class DecodeAudio(SampleStage):
 
     def needs(self) -> tuple[str, ...]:
         named = (name for name in (self.offset_s, self.duration_s) if isinstance(name, str))
-        return (self.field or "|".join(AUDIO_EXTENSIONS), *named)
+        return (self.field or _ANY_AUDIO, *named)
 
     def gives(self) -> tuple[str, ...]:
         return ("audio", "rate_hz")
@@ -140,7 +142,7 @@ class DecodeAudio(SampleStage):
         return part.start, None if part.stop - part.start == part.whole else part.stop - part.start
 
     def _find(self, sample: Sample) -> str:
-        found = [name for name in AUDIO_EXTENSIONS if name in sample]
+        found = [name for name in sample if name in AUDIO_EXTENSIONS]
         if len(found) > 1:
             raise ValueError(f"several fields of audio ({', '.join(found)}); name the one to decode with field=...")
         if not found:

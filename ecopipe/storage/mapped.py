@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng.zlib_ng import crc32
 
 from ecopipe.storage.files import MAX_OPEN, is_url
 
@@ -61,7 +61,7 @@ class MappedFile:
         known = self._known[blocks]
         if not known.all():
             for new in np.flatnonzero(~known).tolist():
-                self._found[blocks[new]] = zlib.crc32(ranges[at[new]])
+                self._found[blocks[new]] = crc32(ranges[at[new]])
             self._known[blocks] = True
         checks: npt.NDArray[np.uint32] = self._found[blocks]
         return checks
