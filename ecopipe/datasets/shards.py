@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from ecopipe.formats.index_arrays import of_texts
 from ecopipe.formats.measures import measure
 from ecopipe.storage import files, remote
 from ecopipe.vocabulary import errors
+from ecopipe.vocabulary.json_text import parse_json_object
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call."""
@@ -227,10 +227,9 @@ def described(folder: str) -> dict[str, Any]:
     with files.open_binary(path) as file:
         data = file.read(MOST_BYTES + 1)
     try:
-        found = json.loads(data) if len(data) <= MOST_BYTES else None
-    except (ValueError, RecursionError):
+        return parse_json_object(data) if len(data) <= MOST_BYTES else {}
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

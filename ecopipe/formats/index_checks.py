@@ -7,7 +7,6 @@ their shard.
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecopipe.formats.index_arrays import of_texts, to_numpy
+from ecopipe.vocabulary.json_text import parse_json_object
 
 CHECKED = frozenset(("key", "shard", "members"))
 """Columns that :func:`check_rows` looks at."""
@@ -37,7 +37,7 @@ def version_of(told: bytes) -> Any:
     Raises:
         ValueError: It is no such JSON.
     """
-    return _parsed(told).get("version")
+    return parse_json_object(told).get("version")
 
 
 def described(told: bytes, shard_schema: pa.Schema) -> Described:
@@ -50,7 +50,7 @@ def described(told: bytes, shard_schema: pa.Schema) -> Described:
     Raises:
         ValueError: It says something else, or nonsense; or what Arrow raises of it.
     """
-    found = _parsed(told)
+    found = parse_json_object(told)
     if missing := [name for name in _NAMES if name not in found]:
         raise ValueError(f"its description has no {missing[0]!r}")
     for name in ("extensions", "filled"):
@@ -63,16 +63,6 @@ def described(told: bytes, shard_schema: pa.Schema) -> Described:
     table.validate(full=True)
     _check_shards(table, shard_schema)
     return Described(table, set(found["extensions"]), set(found["filled"]), found["made_by"])
-
-
-def _parsed(told: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(told)
-    except RecursionError:
-        raise ValueError("its description is nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError("its description is no JSON object")
-    return found
 
 
 def _check_shards(table: pa.Table, schema: pa.Schema) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ecopipe.vocabulary.errors import ConfigError, MissingDependency, OutputError
+from ecopipe.vocabulary.json_text import parse_json
 
 VERSION = 1
 SUFFIX = ".json"
@@ -238,9 +239,9 @@ class Vocab:
             ConfigError: The text is no vocabulary, or one of another version.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             version, tokens, default = content["version"], content["tokens"], content["default_index"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"Vocab: is no vocabulary ({error!r}). Make one with 'ecopipe vocab'.") from error
         if not isinstance(tokens, list):
             raise ConfigError("Vocab: tokens must be a list. Make the file with 'ecopipe vocab'.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ecopipe.insight import profile_words
 from ecopipe.insight.predictions import PLAN, Model
-from ecopipe.insight.profile_model import BUDGETS, PER_BATCH, measured_rate, model_of, steady
+from ecopipe.insight.profile_model import measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Delivery, Gauge, Recording
 from ecopipe.vocabulary.errors import DataError
@@ -231,22 +231,26 @@ def _workers(recording: Recording) -> list[dict[str, Any]]:
 
 
 def predictions(model: Model, recording: Recording) -> dict[str, Any]:
-    """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`."""
+    """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`.
+
+    Of several threads nothing is told of ``workers``: in what they took, waiting for the interpreter's lock looks like
+    any waiting.
+    """
     workers, prefetch, threads = recording.workers, recording.prefetch, recording.threads
     most = max(4, workers, cores())
     counts = [0, 1, 2, *range(3, min(most, 16) + 1), *(count for count in (24, 32, 48, 64) if count <= most)]
     found = {
-        "workers": {
-            str(count): round(model.rate(count, prefetch, threads=threads if count == workers else 0), 2)
-            for count in sorted(counts)
-        },
         "without": {name: round(rate, 2) for name, rate in model.headroom(workers, prefetch, threads).items()},
         "consumer_ms": {
             f"{ms}": round(model.rate(workers, prefetch, threads=threads, consumer_s=ms / 1e3), 2)
             for ms in (0, 10, 100)
         },
-        "batch_budget": {f"{factor:g}": round(budget_rate(model, recording, factor), 2) for factor in BUDGETS},
     }
+    if threads < 2:
+        found["workers"] = {
+            str(count): round(model.rate(count, prefetch, threads=threads if count == workers else 0), 2)
+            for count in sorted(counts)
+        }
     if not recording.beside:
         found["threads"] = {
             str(count): round(model.rate(0, prefetch, threads=count), 2) for count in range(1, cores() + 1)
@@ -254,14 +258,6 @@ def predictions(model: Model, recording: Recording) -> dict[str, Any]:
     if recording.beside:
         found["prefetch"] = {str(count): round(model.rate(workers, count, threads=threads), 2) for count in PREFETCHES}
     return found
-
-
-def budget_rate(model: Model, recording: Recording, factor: float) -> float:
-    """Samples per second if batches held ``factor`` times the samples: what is paid for each batch (planning, handing
-    over, messages) stays, and all else grows with it. More padding is not counted."""
-    grown = {name: factor for name in model.parts() if name not in PER_BATCH}
-    changed = model.scaled(grown)
-    return changed.rate(recording.workers, recording.prefetch, threads=recording.threads) * factor
 
 
 def _batches(recording: Recording) -> list[dict[str, Any]]:

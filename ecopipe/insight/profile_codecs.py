@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 from ecopipe.insight.predictions import Model
+from ecopipe.insight.profile_memory import raw_batches
 from ecopipe.pipeline.pipeline import Pipeline
-from ecopipe.plan.items import OpenedItems
-from ecopipe.plan.sequence import sequence
 from ecopipe.run.gauge import Recording
 from ecopipe.run.loader import Loader
-from ecopipe.run.maker import BatchMaker, make_task
 from ecopipe.run.metering import READ, size_of
 from ecopipe.stages.audio import DecodeAudio
 from ecopipe.stages.encoding import EncodeAudio, EncodeImage
@@ -21,7 +21,7 @@ from ecopipe.stages.image import DecodeImage
 from ecopipe.stages.stage import SampleStage
 from ecopipe.vocabulary.errors import EcopipeError
 from ecopipe.vocabulary.randomness import Chance
-from ecopipe.vocabulary.sample import Place, Sample
+from ecopipe.vocabulary.sample import Sample
 
 SAMPLES = 24
 """Samples that are encoded anew."""
@@ -102,16 +102,5 @@ def _fastest(stage: SampleStage, sample: Sample, chance: Chance) -> tuple[float,
 
 def some_samples(pipeline: Pipeline, loader: Loader) -> Sequence[Sample]:
     """The first samples of an epoch as they lie in the shards, before any stage; at most :data:`SAMPLES`."""
-    if isinstance(loader.shards, OpenedItems):
-        return []
-    maker = BatchMaker(pipeline)
-    found: list[Sample] = []
-    try:
-        for planned in sequence(pipeline.plan(loader.shards, 0, 0), loader.shards.read):
-            task = make_task(planned.rows(None), Place(0, planned.number), 0, None)
-            found += [maker.raw(row) for row in task.rows.to_pylist()]
-            if len(found) >= SAMPLES:
-                break
-    finally:
-        maker.close()
-    return found[:SAMPLES]
+    with contextlib.closing(raw_batches(pipeline, loader.shards)) as batches:
+        return list(islice(chain.from_iterable(batches), SAMPLES))

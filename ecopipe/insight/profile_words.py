@@ -52,9 +52,9 @@ def _waiting(run: Mapping[str, Any]) -> str:
 
 
 def _workers(document: Mapping[str, Any]) -> str:
-    if document["settings"].get("threads", 0) > 1:  # in one, waiting for the interpreter's lock looks like any waiting
+    predicted = document["predictions"].get("workers")
+    if predicted is None:
         return "What workers would give is told by a profile without threads, or measured by 'ecopipe tune'."
-    predicted = document["predictions"]["workers"]
     shown = [count for count in ("0", "1", "2", "4", "8", "16", "32", "64") if count in predicted]
     told = ", ".join(f"{count}: {rate(predicted[count])}" for count in shown)
     cores, beside = document["settings"]["cores"], _threads(document)

@@ -257,7 +257,9 @@ def _lengths(document: Mapping[str, Any], unit: str, one: float) -> Chart | None
 # -- predictions ------------------------------------------------------------------------------------------------------
 
 
-def _workers(document: Mapping[str, Any]) -> Chart:
+def _workers(document: Mapping[str, Any]) -> Chart | None:
+    if "workers" not in document["predictions"]:
+        return None
     now = document["settings"]["workers"]
     rows = [
         {"workers": int(count), "rate": value, "setting": "as it ran" if int(count) == now else "predicted"}

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,15 @@ class Trial:
         return self.workers > 0, self.threads > 0
 
 
-def taken(loader: Loader, seconds: float, consumer_s: float = 0.0, least: int = 12) -> Iterator[Batch]:
+def taken(
+    loader: Loader, seconds: float, consumer_s: float = 0.0, least: int = 12, only: int | None = None
+) -> Iterator[Batch]:
     """Batches for so many seconds, over as many epochs as it takes; at least ``least``, but for no more than ten times
-    as long. The consumer waits for ``consumer_s`` after each."""
+    as long. The consumer waits for ``consumer_s`` after each. ``only`` so many of the epoch are taken, again and
+    again."""
     began, count = time.monotonic(), 0
     while True:
-        for batch in loader:
+        for batch in islice(loader, only):
             yield batch
             if consumer_s:
                 time.sleep(consumer_s)

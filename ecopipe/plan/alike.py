@@ -124,5 +124,13 @@ class Alike:
 
     def to_pylist(self) -> list[dict[str, Any]]:
         """The rows as a table gives them."""
-        rows: list[dict[str, Any]] = pa.table({name: self[name] for name in self.column_names}).to_pylist()
-        return rows
+        count, named = len(self), ("extension", *_MEMBER)
+        columns: dict[str, Any] = self.others.to_pydict() | dict.fromkeys(self.empty, [None] * count)
+        told = [zip(self.extensions, row, strict=True) for row in self.members.tolist()]
+        columns["members"] = [
+            [dict(zip(named, (extension, *member), strict=True)) for extension, member in row] for row in told
+        ]
+        shards = [self.shards[number] for number in self.which.tolist()]
+        columns["shard"], columns["path"] = ([shard[at] for shard in shards] for at in range(2))
+        names = self.column_names
+        return [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ecopipe.storage.files import is_url
 from ecopipe.storage.publish import explained, publish_file
 from ecopipe.vocabulary.errors import ConfigError, OutputError, StateError
+from ecopipe.vocabulary.json_text import parse_json_object
 
 if TYPE_CHECKING:
     from ecopipe.run.loader import Loader
@@ -133,7 +134,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         found = "is empty" if not data else f"begins with {data[:16]!r}"
         raise StateError(f"{path}: is no checkpoint of ecopipe: it {found}. Give another path, or remove the file.")
     try:
-        document = json.loads(data)
+        document = parse_json_object(data)
     except ValueError as error:
         raise StateError(f"{path}: is damaged: {error}. {remedy}") from error
     if document.get("version") != VERSION:
@@ -143,7 +144,9 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         )
     if document.get("check") != _digest(document.get("content")):
         raise StateError(f"{path}: is damaged: it does not agree with its own checksum. {remedy}")
-    state: dict[str, Any] = document["content"]
+    state = document["content"]
+    if not isinstance(state, dict):
+        raise StateError(f"{path}: holds {type(state).__name__}, not a state. {remedy}")
     return state
 
 

@@ -32,6 +32,7 @@ from ecopipe.formats.checks import checks_of
 from ecopipe.plan.parts import START, STOP
 from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import DataError, OutputError
+from ecopipe.vocabulary.json_text import parse_json_object
 from ecopipe.vocabulary.sample import Place
 
 VERSION = 2
@@ -251,7 +252,7 @@ class LedgerFile:
         for at, message in self._messages(0):
             try:
                 schema = pa.ipc.read_schema(message)
-                self.header = json.loads((schema.metadata or {})[METADATA])
+                self.header = parse_json_object((schema.metadata or {})[METADATA])
                 version = self.header["version"]
             except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{self.path}: is no ledger of ecopipe. Name the ledger's folder or files.") from error

@@ -346,11 +346,9 @@ def apply_stages(
         if sample.part_in("frames"):  # each segment draws for itself; tokens are cut when all is drawn
             chance = replace(chance, stage=f"{chance.stage}{sample.part}")
         try:
-            missing = [
-                need for need in stage.needs() if need != "*" and not any(name in sample for name in need.split("|"))
-            ]
+            missing = [names for names in stage.wanted if not any(name in sample for name in names)]
             if missing:
-                raise ValueError(f"has no {missing[0].replace('|', ' or ')}; it holds {', '.join(sorted(sample))}")
+                raise ValueError(f"has no {' or '.join(missing[0])}; it holds {', '.join(sorted(sample))}")
             given: tuple[Any, ...] = (sample, chance)
             apply: Callable[..., Sample] = stage.apply
             if stage is filler and into is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from ecopipe.pipeline.identity import first_difference, less_weights
 from ecopipe.plan.sequence import Cursor
 from ecopipe.vocabulary.errors import StateError
+from ecopipe.vocabulary.json_text import parse_json, parse_json_object
 
 VERSION = 2
 
@@ -88,16 +89,28 @@ def read(state: Mapping[str, Any], belonging: Belonging) -> Taken:
         raise StateError(
             f"state: was taken with seed {state['seed']}, this loader has {belonging.seed}. Use the same seed."
         )
-    lanes = tuple((int(block), int(batch)) for block, batch in state["lanes"])
-    cursor = Cursor(int(state["batch"]), int(state["turn"]), lanes)
-    taken = Taken(int(state["epoch"]), cursor, int(state["step"]), *json.loads(state["items"]))
-    _compare_pipelines(json.loads(state["pipeline"]), belonging.pipeline, at_border=taken.at_border)
+    try:
+        lanes = tuple((_count(block), _count(batch)) for block, batch in state["lanes"])
+        cursor = Cursor(_count(state["batch"]), _count(state["turn"]), lanes)
+        items, epoch_items = parse_json(state["items"])
+        taken = Taken(_count(state["epoch"]), cursor, _count(state["step"]), items, epoch_items)
+        pipeline = parse_json_object(state["pipeline"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"state: is damaged: {error}. Load an earlier one.") from error
+    _compare_pipelines(pipeline, belonging.pipeline, at_border=taken.at_border)
     if state["index"] != belonging.index:
         raise StateError(
             f"state: belongs to other shards: their index was {state['index']} and is {belonging.index}. "
             "Load it with the shards that it was taken on."
         )
     return taken
+
+
+def _count(value: Any) -> int:
+    found = int(value)
+    if not 0 <= found < 2**63:
+        raise ValueError(f"{found} is no count")
+    return found
 
 
 def _compare_pipelines(saved: dict[str, Any], now: dict[str, Any], *, at_border: bool) -> None:

@@ -25,6 +25,7 @@ from ecopipe.sharding.writer import MADE_BY, SplitSummary
 from ecopipe.storage import files, remote
 from ecopipe.storage.publish import explained
 from ecopipe.vocabulary.errors import IndexFileError, OutputError
+from ecopipe.vocabulary.json_text import parse_json_object
 
 FILE_NAME = shards.DESCRIPTION
 
@@ -55,7 +56,7 @@ class Description:
 
     def holds(self, split: str, fingerprint: str) -> bool:
         """Whether a split was finished by this plan, and is there."""
-        told = self._told.get("splits", {}).get(split, {})
+        told = self._told["splits"].get(split, {})
         if told.get("provenance", {}).get("fingerprint") != fingerprint:
             return False
         folder = files.join(self._out, split)
@@ -65,7 +66,7 @@ class Description:
 
     def difference(self, split: str, settings: Mapping[str, Any]) -> str:
         """In which setting a split that is there was made otherwise; empty if that is not known."""
-        told = self._told.get("splits", {}).get(split, {}).get("provenance", {})
+        told = self._told["splits"].get(split, {}).get("provenance", {})
         if not set(settings) <= set(told):
             return ""
         from ecopipe.pipeline.identity import first_difference  # it brings torch, which sharding does without
@@ -120,7 +121,7 @@ class Description:
             "source": source,
             "classes": list(corpus.classes),
             "splits": {
-                **read_description(self._out).get("splits", {}),
+                **read_description(self._out)["splits"],
                 **entry,
             },
         }
@@ -156,10 +157,13 @@ def read_description(out: str) -> dict[str, Any]:
         return {"splits": {}}
     try:
         with files.open_binary(path) as file:
-            found = json.loads(file.read())
-    except (ValueError, OSError) as error:
+            found = parse_json_object(file.read())
+        splits = found.setdefault("splits", {})
+        if not all(isinstance(told.get("provenance", {}), dict) for told in splits.values()):
+            raise ValueError("what it tells of the splits is of another shape")
+        return found
+    except (ValueError, AttributeError, OSError) as error:
         raise OutputError(f"{path}: is no readable JSON ({error}). Move it away; it is written anew.") from error
-    return found if isinstance(found, dict) else {"splits": {}}
 
 
 def check_replaceable(out: str, split: str, *, overwrite: bool, missing: Sequence[str] = (), differs: str = "") -> None:

@@ -23,6 +23,7 @@ from ecopipe.formats import index as index_format
 from ecopipe.storage import files, remote
 from ecopipe.storage.publish import PREFIX, explained, put_in_place, sweep, umask
 from ecopipe.vocabulary.errors import OutputError
+from ecopipe.vocabulary.json_text import parse_json_object
 
 UNFINISHED = f"{PREFIX}unfinished"
 QUARANTINE = "quarantine.jsonl"
@@ -100,8 +101,8 @@ class Staging(abc.ABC):
     def _is_other(self, told: str, fingerprint: str) -> bool:
         """Whether what a plan's file tells is of another plan, or not to be read."""
         try:
-            return bool(json.loads(told).get("fingerprint") != fingerprint)
-        except (ValueError, AttributeError):
+            return bool(parse_json_object(told).get("fingerprint") != fingerprint)
+        except ValueError:
             return True
 
     def _refuse(self, remedy: str) -> OutputError:
@@ -204,14 +205,13 @@ class LocalStaging(Staging):
             os.fsync(shard.fileno())
 
     def kept(self) -> dict[int, Mapping[str, Any]]:
-        found = {}
+        found: dict[int, Mapping[str, Any]] = {}
         folder = self._shards if self._shards.exists() else self._place  # renamed as it was published
         for path in sorted(self._tasks.glob("*.json")):
-            try:
-                told = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:  # damaged: its shard is written anew
+            told = _done(path.read_bytes())
+            if told is None:
                 continue
-            shard = folder / told["shard"]["name"]
+            shard = folder / self.shard_name(told["task"])
             if not shard.is_file() or shard.stat().st_size != told["shard"]["size"]:
                 continue
             if (self._tasks / self.index_name(told["task"])).is_file():
@@ -283,10 +283,9 @@ class RemoteStaging(Staging):
         _write_text(self._marker(task), json.dumps(done))
 
     def kept(self) -> dict[int, Mapping[str, Any]]:
-        found = {}
+        found: dict[int, Mapping[str, Any]] = {}
         for marker in files.find(files.join(self._root, "*.json")):
-            told = json.loads(_read_text(marker))
-            if "task" in told:
+            if (told := _done(_read_text(marker))) is not None:
                 found[told["task"]] = told
         return found
 
@@ -330,3 +329,12 @@ def _read_text(url: str) -> str:
 def _write_text(url: str, text: str) -> None:
     with remote.published(url) as local:
         local.write_text(text, encoding="utf-8")
+
+
+def _done(text: str | bytes) -> dict[str, Any] | None:
+    """What the file of a finished task tells; None of another file, or a damaged one: its shard is written anew."""
+    try:
+        told = parse_json_object(text)
+        return told if told["task"] >= 0 and told["shard"]["size"] >= 0 else None
+    except (ValueError, KeyError, TypeError):
+        return None

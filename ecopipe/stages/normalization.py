@@ -17,6 +17,7 @@ from torch import Tensor
 from ecopipe.signal.statistics import Frames, means, squared_deviations
 from ecopipe.stages.stage import DeviceStage, fits, from_file, hints_of
 from ecopipe.vocabulary.errors import ConfigError
+from ecopipe.vocabulary.json_text import parse_json
 from ecopipe.vocabulary.randomness import Chance
 from ecopipe.vocabulary.sample import Batch
 
@@ -72,7 +73,7 @@ class Statistics:
         """
         remedy = _REMEDY.format(path=path)
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = parse_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path}: there is no such file. {remedy.replace(' --overwrite', '')}") from None
         except (OSError, ValueError) as error:

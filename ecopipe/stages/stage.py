@@ -21,6 +21,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -129,6 +130,11 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """Fields that must be there. ``"flac|wav"`` means one of several; ``ANY`` every field of the sample."""
         return ()
+
+    @cached_property
+    def wanted(self) -> tuple[tuple[str, ...], ...]:
+        """What :meth:`needs` says: of each of these, one must be there."""
+        return tuple(tuple(need.split("|")) for need in self.needs() if need != ANY)
 
     def gives(self) -> tuple[str, ...]:
         """Fields that are there afterwards."""

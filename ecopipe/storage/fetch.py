@@ -20,6 +20,7 @@ from ecopipe.storage.publish import explained
 from ecopipe.storage.reply import Origin, Reply, ask, connect
 from ecopipe.storage.retries import Policy, ShortRead, retrying, without_credentials
 from ecopipe.vocabulary.errors import ConfigError, OutputError, StorageError
+from ecopipe.vocabulary.json_text import parse_json_object
 
 PART = ".ecopipe-part"
 _PIECE = 1 << 20
@@ -216,7 +217,7 @@ class _Part:
 
     def _read_origin(self) -> Origin | None:
         try:
-            return Origin(**json.loads(self._about.read_text(encoding="utf-8")))
+            return Origin(**parse_json_object(self._about.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):  # one that was cut off: nothing has come yet
             return None
 

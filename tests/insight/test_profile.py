@@ -234,6 +234,7 @@ def test_threads_have_rows_words_and_tracks_of_their_own(workers: int, threads: 
     assert (document["settings"]["threads"], document["settings"]["beside"]) == (threads, threads)
     assert f"samples/s with {made}" in told(document)[0]
     assert "What workers would give is told by a profile without threads" in told(document)[2]
+    assert "workers" not in document["predictions"]
     mode = "interpreter lock alone" if workers else "threads of the training process"
     assert any(mode in sentence for sentence in told(document))
     found = events(recording)

@@ -25,16 +25,12 @@ from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.loader import Loader
 from ecopipe.run.pool import Pool
 from ecopipe.run.worker import Failure, Task
-from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map
-from ecopipe.stages.image import DecodeImage
-from ecopipe.stages.plan import Batch as BatchStage
-from ecopipe.stages.plan import Shuffle
-from ecopipe.stages.source import TarShards
 from ecopipe.vocabulary.errors import SampleError, WorkerError
 from ecopipe.vocabulary.sample import Batch, Place
 
 from ..laws import Seen, seen, trace
+from .conftest import images
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
@@ -56,23 +52,6 @@ def ended(pid: int, within_s: float = 20) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-def images(shards: Path, *stages: Map, size: int = 4) -> Pipeline:
-    source = TarShards(str(shards / "cifar10" / "train"))
-    return Pipeline(
-        source, Shuffle(), BatchStage(size), DecodeImage(), *stages, Collate("image", target="label", layout="stack")
-    )
-
-
-@pytest.fixture
-def pipeline(shards: Path) -> Pipeline:
-    return images(shards)
-
-
-@pytest.fixture
-def expected(pipeline: Pipeline) -> list[Seen]:
-    return trace(pipeline)
 
 
 def slow(sample: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:

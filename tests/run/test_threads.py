@@ -26,18 +26,9 @@ from ecopipe.stages.plan import Batch
 from ecopipe.stages.source import TarShards
 from ecopipe.vocabulary.errors import ConfigError, SampleError, WorkerError
 
-from ..laws import Seen, seen, trace
-from .test_pool import images, pids
-
-
-@pytest.fixture
-def pipeline(shards: Path) -> Pipeline:
-    return images(shards)
-
-
-@pytest.fixture
-def expected(pipeline: Pipeline) -> list[Seen]:
-    return trace(pipeline)
+from ..laws import seen, trace
+from .conftest import images
+from .test_pool import pids
 
 
 def makers() -> list[threading.Thread]:
