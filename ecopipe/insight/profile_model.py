@@ -62,7 +62,8 @@ def _starved_ns(one: Delivery, recording: Recording) -> int:
 
 def _with(recording: Recording, deliveries: Sequence[Delivery], own: float) -> Model:
     """The model, if such a share of the waiting for cores was the recorded threads' own doing."""
-    steps = tuple(_step(one, recording, own) for one in deliveries)
+    staged = _staged([one.times for one in deliveries if one.times])
+    steps = tuple(_step(one, recording, own, staged) for one in deliveries)
     if not recording.workers:
         sent = min((packed for packed, _ in recording.tried), default=0) / 1e9
         received = min((unpacked for _, unpacked in recording.tried), default=0) / 1e9
@@ -129,8 +130,15 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def _step(one: Delivery, recording: Recording, own: float) -> Step:
-    worker = worker_costs(one.times, own) if one.times else {}
+def _staged(made: Sequence[BatchTimes]) -> float:
+    """The part of the time of batches that their stages took, where some of their samples stand for the others."""
+    some = [times for times in made if times.is_sampled]
+    stages = sum(tally.wall.total_ns for times in some for tally in times.stages.values())
+    return min(stages / max(sum(times.wall_ns for times in some), 1), 1.0)
+
+
+def _step(one: Delivery, recording: Recording, own: float, staged: float) -> Step:
+    worker = worker_costs(one.times, own, staged) if one.times else {}
     computed = one.cpu_ns or 1
     main = {}
     parts = {PLAN: one.plan}
@@ -157,11 +165,17 @@ def _delivered_ns(one: Delivery, recording: Recording) -> float:
     return max(one.delivered_ns - one.asked_ns - one.plan.wall.total_ns - made - device, 0)
 
 
-def worker_costs(times: BatchTimes, own: float = 1.0) -> dict[str, Cost]:
+def worker_costs(times: BatchTimes, own: float = 1.0, staged: float = 1.0) -> dict[str, Cost]:
     """What the stages of a batch took where it was made, and the rest; such a share of the waiting for a core is taken
-    out of those that compute."""
-    cpu_ns = {name: tally.cpu_ns for name, tally in times.stages.items()}
-    wall_ns = {name: float(tally.wall.total_ns) for name, tally in times.stages.items()}
+    out of those that compute.
+
+    Of a batch of which some samples stand for the others, which may be longer or shorter ones, the stages together took
+    the part ``staged`` of its time: that of all such batches.
+    """
+    measured = sum(tally.wall.total_ns for tally in times.stages.values())
+    part = staged * times.wall_ns / max(measured, 1) if times.is_sampled else 1.0
+    cpu_ns = {name: part * tally.cpu_ns for name, tally in times.stages.items()}
+    wall_ns = {name: part * tally.wall.total_ns for name, tally in times.stages.items()}
     cpu_ns[REST] = max(times.cpu_ns - sum(cpu_ns.values()), 0.0)
     wall_ns[REST] = max(times.wall_ns - sum(wall_ns.values()), 0.0)
     cpu_ns[REST] = min(cpu_ns[REST], wall_ns[REST])

@@ -12,8 +12,11 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ecopipe.stages.columns import Columns
@@ -31,7 +34,10 @@ CLOSELY = 8
 WEIGHED = 64
 """Of so many calls of a stage, the bytes of one are counted."""
 
-SAMPLES = 16
+SELDOM = 16
+"""Of so many batches of a thread, after one the memory of its process is looked at."""
+
+SAMPLES = 8
 """Of a batch of many samples so many, or up to twice as many, are timed, and stand for the others."""
 
 ALIKE = 8
@@ -44,15 +50,35 @@ _here = threading.local()
 _packs_ns: list[int] = []
 
 
+@dataclass(frozen=True)
+class Calls:
+    """The calls of a stage for one batch that were timed: the ns that each took. Each stands for ``each`` calls, the
+    last for ``last``; ``on_core`` is the share of the time on a core, and the bytes are those of one call."""
+
+    walls_ns: array[int]
+    each: int
+    last: int
+    on_core: float
+    bytes_in: float = 0.0
+    bytes_out: float = 0.0
+
+    def tally(self) -> Tally:
+        """All calls, by those that were timed."""
+        wall, walls = Histogram(), self.walls_ns.tolist()
+        wall.add_all(walls[:-1], self.each)
+        wall.add_all(walls[-1:], self.last)
+        return Tally(wall, wall.total_ns * self.on_core, self.bytes_in * wall.count, self.bytes_out * wall.count)
+
+
 @dataclass
 class BatchTimes:
     """How one batch was made, and how it travelled.
 
-    ``thread`` is the system's number of the thread in process ``pid`` that made it. ``cpu_ns`` and ``starved_ns`` are
-    what that thread computed, and waited for a core; ``between_cpu_ns`` and ``between_starved_ns`` the same since its
-    batch before. ``process_cpu_ns`` is what its whole process has computed so far, all threads together. ``pack_ns`` is
-    what packing the answer before took in that process; ``unpack_ns`` and ``received_ns`` are entered by the process
-    that receives it.
+    ``calls`` are those of each stage, in the order of their first. ``thread`` is the system's number of the thread in
+    process ``pid`` that made it. ``cpu_ns`` and ``starved_ns`` are what that thread computed, and waited for a core;
+    ``between_cpu_ns`` and ``between_starved_ns`` the same since its batch before. ``rss_bytes`` is the memory of the
+    process then, which is looked at now and then, else 0. ``pack_ns`` is what packing the answer before took in that
+    process; ``unpack_ns`` and ``received_ns`` are entered by the process that receives it.
     """
 
     pid: int
@@ -61,15 +87,24 @@ class BatchTimes:
     ended_ns: int
     cpu_ns: int
     starved_ns: int
-    process_cpu_ns: int
     rss_bytes: int
     pack_ns: int
-    stages: dict[str, Tally] = field(default_factory=dict)
+    calls: dict[str, Calls] = field(default_factory=dict)
     unpack_ns: int = 0
     received_ns: int = 0
     thread: int = 0
     between_cpu_ns: int = 0
     between_starved_ns: int = 0
+
+    @cached_property
+    def stages(self) -> dict[str, Tally]:
+        """What each stage took: made when it is asked for, which is not while batches are."""
+        return {name: calls.tally() for name, calls in self.calls.items()}
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether some calls stand for others."""
+        return any(calls.each > 1 for calls in self.calls.values())
 
     @property
     def wall_ns(self) -> int:
@@ -87,8 +122,8 @@ class Timed:
 
 @dataclass
 class _Close:
-    """What was found of a stage in this thread by looking closely: of so many calls, their time and that on a core; and
-    the bytes of some of them."""
+    """What was found of a stage in this thread: how many calls there were; of some that were looked at closely, their
+    time and that on a core; and the bytes of a few."""
 
     calls: int = 0
     took_ns: int = 1
@@ -102,26 +137,26 @@ class StageMeter:
     """Times calls by the name of the stage."""
 
     def __init__(self) -> None:
-        self._walls: dict[str, list[int]] = {}
-        self._each, self._begun, self._of_samples = 1, 0, frozenset[str]()
+        self._stages: dict[str, tuple[array[int], _Close]] = {}
+        self._each, self._samples, self._of_samples = 1, 0, frozenset[str]()
+        self._turns: Iterator[bool] = repeat(True)
         self._known: dict[str, _Close] = _here.__dict__.setdefault("known", {})
 
     def expect(self, samples: int, names: frozenset[str]) -> None:
         """So many samples are coming, and these stages work on each."""
-        self._each, self._begun, self._of_samples = max(samples // SAMPLES, 1), 0, names
+        self._each, self._samples, self._of_samples = max(samples // SAMPLES, 1), samples, names
+        self._turns = cycle([True, *repeat(False, self._each - 1)])
 
     def is_next_timed(self) -> bool:
         """Whether the sample that comes now is one of those to be timed."""
-        self._begun += 1
-        return (self._begun - 1) % self._each == 0
+        return next(self._turns)
 
     def around(self, name: str, make: Callable[..., Made], *given: Any) -> Made:
         """``make(*given)``, timed; the bytes of the first thing given are what goes in."""
-        walls = self._walls.get(name)
-        if walls is None:
-            walls = self._walls[name] = []
-            self._known.setdefault(name, _Close())
-        close = self._known[name]
+        stage = self._stages.get(name)
+        if stage is None:
+            stage = self._stages[name] = array("q"), self._known.setdefault(name, _Close())
+        walls, close = stage
         close.calls += 1
         if close.calls % CLOSELY != 1:
             began = clock_ns()
@@ -141,18 +176,17 @@ class StageMeter:
             close.bytes_in += out if name == READ else size_of(given[0])
         return made
 
-    def tallies(self) -> dict[str, Tally]:
-        """What each stage took, in the order of their first calls."""
+    def calls(self) -> dict[str, Calls]:
+        """Those of each stage, in the order of their first calls."""
         found = {}
-        for name, walls in self._walls.items():
-            wall, close = Histogram(), self._known[name]
+        for name, (walls, close) in self._stages.items():
             each = self._each if name in self._of_samples else 1
-            last = each if each == 1 or len(walls) * each < self._begun else self._begun - each * (len(walls) - 1)
-            wall.add_all(walls[:-1], each)
-            wall.add_all(walls[-1:], last)
-            more = wall.count / max(close.weighed, 1)
-            cpu = wall.total_ns * min(close.on_core_ns / close.took_ns, 1.0)
-            found[name] = Tally(wall, cpu, close.bytes_in * more, close.bytes_out * more)
+            left = self._samples - each * (len(walls) - 1) if each > 1 else each
+            weighed = max(close.weighed, 1)
+            on_core = min(close.on_core_ns / close.took_ns, 1.0)
+            found[name] = Calls(
+                walls, each, min(max(left, 1), each), on_core, close.bytes_in / weighed, close.bytes_out / weighed
+            )
         return found
 
 
@@ -182,10 +216,16 @@ def timed(maker: Callable[[Task], Batch | Failure], task: Task) -> Batch | Failu
     _here.ended = starved_ended, cpu_ended = starved_ns(), time.thread_time_ns()
     times = BatchTimes(
         os.getpid(), task.issued_ns, began, ended, cpu_ended - cpu_began, starved_ended - starved,
-        time.process_time_ns(), rss_bytes(), packed, meter.tallies(), 0, 0, threading.get_native_id(),
+        _memory_now_and_then(), packed, meter.calls(), 0, 0, threading.get_native_id(),
         cpu_began - cpu_before, starved - starved_before,
     )  # fmt: skip
     return Timed(answer, times)
+
+
+def _memory_now_and_then() -> int:
+    """The memory of this process at every so many calls in a thread; else 0."""
+    _here.made = made = getattr(_here, "made", -1) + 1
+    return 0 if made % SELDOM else rss_bytes()
 
 
 def packed(pack: Callable[..., Made], answer: Any, *given: Any) -> Made:

@@ -7,6 +7,7 @@ the cores to those that have had least. What it ran is a recording as a real loa
 from __future__ import annotations
 
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from functools import partial
 import torch
 
 from ecopipe.run.gauge import Delivery, Recording
-from ecopipe.run.metering import BatchTimes
+from ecopipe.run.metering import BatchTimes, Calls
 from ecopipe.vocabulary.meters import Histogram, Tally
 
 from .waiting import Times
@@ -137,17 +138,18 @@ class Clockwork:
     def _make(self, number: int, issued: int, thread: Thread, pid: int) -> Iterator[tuple[str, int]]:
         began, cpu, starved = self.now, thread.on_core, thread.starved
         yield "compute", READ_TICKS
-        stages = {}
+        calls = {}
         for name, all_ticks in self._taken[number][0].items():
-            tally = stages[name] = Tally()
+            walls, computed = array("q"), thread.on_core
             for ticks in all_ticks:
-                begin, computed = self.now, thread.on_core
+                begin = self.now
                 yield self._stage(name, ticks)
-                tally.wall.add((self.now - begin) * TICK_NS)
-                tally.cpu_ns += (thread.on_core - computed) * TICK_NS
+                walls.append((self.now - begin) * TICK_NS)
+            on_core = (thread.on_core - computed) * TICK_NS / max(sum(walls), 1)
+            calls[name] = Calls(walls, 1, 1, on_core)
         times = BatchTimes(
             pid, issued * TICK_NS, began * TICK_NS, self.now * TICK_NS, (thread.on_core - cpu) * TICK_NS,
-            (thread.starved - starved) * TICK_NS, 0, 0, PACK_TICKS * TICK_NS if pid != MAIN else 0, stages, thread=pid,
+            (thread.starved - starved) * TICK_NS, 0, PACK_TICKS * TICK_NS if pid != MAIN else 0, calls, thread=pid,
         )  # fmt: skip
         self._made[number] = -1, times
 
