@@ -78,10 +78,17 @@ def run_on_ray(
     if not tasks:
         return
     ray = _ray()
-    if not ray.is_initialized():
-        cluster.callback(ray.shutdown)  # also of one that was interrupted as it began
-        _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local", workers)
-    yield from _run(ray, job, tasks, note, workers)
+    if ray.is_initialized():
+        running: dict[Any, int] = {}
+        try:
+            yield from _run(ray, job, tasks, note, workers, running)
+        finally:
+            for reference in running:
+                ray.cancel(reference)  # by force, one that is just done would take this process with it
+        return
+    cluster.callback(ray.shutdown)  # also of one that was interrupted as it began; it ends the tasks as well
+    _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local", workers)
+    yield from _run(ray, job, tasks, note, workers, {})
 
 
 def _ray() -> Any:
@@ -135,34 +142,30 @@ def _no_cluster(address: str, reason: str) -> ConfigError:
     )
 
 
-def _run(ray: Any, job: Job, tasks: Sequence[int], note: Note, workers: int) -> Iterator[Done]:
+def _run(ray: Any, job: Job, tasks: Sequence[int], note: Note, workers: int, running: dict[Any, int]) -> Iterator[Done]:
+    """The tasks; those that are under way are always in ``running``, by their references."""
     remote = ray.remote(max_retries=RETRIES, num_cpus=1)(_task)
     held = ray.put(_Held(job, os.getcwd(), library_versions()))
     left = collections.deque(tasks)
-    running: dict[Any, int] = {}
     had_cpu = time.monotonic()
-    try:
-        while left or running:
-            cpus = int(ray.cluster_resources().get("CPU", 0))
-            if cpus:
-                had_cpu = time.monotonic()
-            elif time.monotonic() - had_cpu > NO_CPU_S:
-                raise WorkerError(
-                    f"shard: the Ray cluster has had no CPU for {NO_CPU_S:.0f} s. Add nodes to it ('ray status' shows "
-                    "them), and run the same command again: what is finished is kept."
-                )
-            while left and len(running) < (workers or AHEAD * max(1, cpus)):
-                task = left.popleft()
-                running[remote.remote([held], task)] = task
-            ended, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
-            for reference in ended:
-                task = running.pop(reference)
-                done = _result(ray, reference, task, job)
-                note(len(job.plan.places(task)), done.shard.size, len(done.bad))
-                yield done
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    while left or running:
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if cpus:
+            had_cpu = time.monotonic()
+        elif time.monotonic() - had_cpu > NO_CPU_S:
+            raise WorkerError(
+                f"shard: the Ray cluster has had no CPU for {NO_CPU_S:.0f} s. Add nodes to it ('ray status' shows "
+                "them), and run the same command again: what is finished is kept."
+            )
+        while left and len(running) < (workers or AHEAD * max(1, cpus)):
+            task = left.popleft()
+            running[remote.remote([held], task)] = task
+        ended, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
+        for reference in ended:
+            task = running.pop(reference)
+            done = _result(ray, reference, task, job)
+            note(len(job.plan.places(task)), done.shard.size, len(done.bad))
+            yield done
 
 
 def _result(ray: Any, reference: Any, task: int, job: Job) -> Done:

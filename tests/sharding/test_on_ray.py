@@ -172,8 +172,9 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
     try:
         yield run
     finally:
-        run.kill()
-        run.communicate(timeout=GIVE_UP_S)
+        if run.poll() is None:
+            run.kill()
+            run.communicate(timeout=GIVE_UP_S)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -245,7 +246,8 @@ def test_a_node_dies_in_mid_run(
         wait_until_kept(out, 4, run)
         two_nodes.kill_node()
         assert kept(out) < UTTERANCES // 2
-        assert run.wait(GIVE_UP_S) == 0
+        told = run.communicate(timeout=GIVE_UP_S)[1]
+        assert run.returncode == 0, told
     two_nodes.add_node()
     assert tree(out) == expected
 
@@ -265,8 +267,9 @@ def test_the_run_is_ended_and_gone_on_with_by_the_other_engine(
     with started(command(source, out, stages, *ray)) as run:
         wait_until_kept(out, 4, run)
         run.send_signal(number)
-        assert run.wait(GIVE_UP_S) == code
-        assert "Traceback" not in (run.communicate()[1] or "")
+        told = run.communicate(timeout=GIVE_UP_S)[1]
+        assert run.returncode == code, told
+        assert "Traceback" not in told
     before = kept(out)
     write(source, out, stages, workers=2)
     assert 4 <= before < UTTERANCES // 2
