@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import goals, wins
-from benchmarks.bench.measurements import Measured, Results
+from benchmarks.bench.measurements import ONCE, Measured, Results
 
 BEGIN, END = "<!-- bench: begin (made by make bench) -->", "<!-- bench: end -->"
 
@@ -100,10 +100,12 @@ def of_ways(results: Results, group: str, unit: str) -> str:
 def conditions(results: Results) -> str:
     """How it was measured, in words."""
     asked, corpus = results.settings, results.corpus
+    counts = sorted({len(one.runs) for one in results.measured if one.runs and one.task.get("kind") not in ONCE})
+    rounds = " to ".join(map(str, dict.fromkeys((counts or [asked["repeats"]])[:: max(len(counts) - 1, 1)])))
     return (
         f"{corpus['utterances']:,} utterances ({corpus['source']}, each {corpus['copies']} times under other keys), "
         f"{corpus['bytes'] / 1e6:,.0f} MB of FLAC, to padded float32 batches in the main process, each page of which "
-        f"is touched; {asked['cores']} cores, Python {asked['python']}. Medians of {asked['repeats']} rounds in turn "
+        f"is touched; {asked['cores']} cores, Python {asked['python']}. Medians of {rounds} rounds in turn "
         "(range), each run a process of its own: one epoch with the files dropped from the page cache (posix_fadvise "
         f"DONTNEED) and the workers' start, then warm epochs for {asked['seconds']:g} s. `{asked['command']}`"
     )

@@ -40,6 +40,7 @@ def run(task: dict[str, Any], work: Path, timeout_s: float) -> Outcome:
     (folder / "t").mkdir()
     (folder / "task.json").write_text(json.dumps({**task, "out": str(out)}))
     environment = os.environ | ENVIRONMENT
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode, and so has a checkout in use
     environment |= {"TMPDIR": str(folder / "t"), "HF_HOME": str(folder / "t"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "benchmarks.bench.cell", str(folder / "task.json")]
     try:
