@@ -77,8 +77,8 @@ class BatchTimes:
     ``calls`` are those of each stage, in the order of their first. ``thread`` is the system's number of the thread in
     process ``pid`` that made it. ``cpu_ns`` and ``starved_ns`` are what that thread computed, and waited for a core;
     ``between_cpu_ns`` and ``between_starved_ns`` the same since its batch before. ``rss_bytes`` is the memory of the
-    process then, which is looked at now and then, else 0. ``pack_ns`` is what packing the answer before took in that
-    process; ``unpack_ns`` and ``received_ns`` are entered by the process that receives it.
+    process, then or a few batches before. ``pack_ns`` is what packing the answer before took in that process;
+    ``unpack_ns`` and ``received_ns`` are entered by the process that receives it.
     """
 
     pid: int
@@ -216,16 +216,19 @@ def timed(maker: Callable[[Task], Batch | Failure], task: Task) -> Batch | Failu
     _here.ended = starved_ended, cpu_ended = starved_ns(), time.thread_time_ns()
     times = BatchTimes(
         os.getpid(), task.issued_ns, began, ended, cpu_ended - cpu_began, starved_ended - starved,
-        _memory_now_and_then(), packed, meter.calls(), 0, 0, threading.get_native_id(),
+        _recent_memory(), packed, meter.calls(), 0, 0, threading.get_native_id(),
         cpu_began - cpu_before, starved - starved_before,
     )  # fmt: skip
     return Timed(answer, times)
 
 
-def _memory_now_and_then() -> int:
-    """The memory of this process at every so many calls in a thread; else 0."""
-    _here.made = made = getattr(_here, "made", -1) + 1
-    return 0 if made % SELDOM else rss_bytes()
+def _recent_memory() -> int:
+    """The memory of this process, as it was when a thread last looked: at every so many calls."""
+    count, found = getattr(_here, "memory", (0, 0))
+    if count % SELDOM == 0:
+        found = rss_bytes()
+    _here.memory = count + 1, found
+    return found
 
 
 def packed(pack: Callable[..., Made], answer: Any, *given: Any) -> Made:

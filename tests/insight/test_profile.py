@@ -7,12 +7,14 @@ import itertools
 import json
 import os
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecopipe.insight.profile_codecs import codecs
+from ecopipe.insight.profile_model import REST, _staged, worker_costs
 from ecopipe.insight.profile_words import told
 from ecopipe.insight.trace import events, prometheus, to_tensorboard, write_trace
 from ecopipe.insight.tuning import memory_of, tune, tuned_text
@@ -20,6 +22,7 @@ from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.toml import dumps, load, loads
 from ecopipe.pipeline.tuning import Tuning
 from ecopipe.run.loader import Loader
+from ecopipe.run.metering import BatchTimes, Calls
 from ecopipe.stages.audio import DecodeAudio
 from ecopipe.stages.collate import Collate
 from ecopipe.stages.foreign import Map
@@ -181,6 +184,31 @@ def test_some_samples_of_a_large_batch_stand_for_all() -> None:
                 "read": count, "sample0": count, "Collate": 1
             }, count  # fmt: skip
             assert sum(found["sample0"].bins.values()) == count
+
+
+def test_where_samples_stand_for_others_a_batch_still_takes_its_time() -> None:
+    """Of ten calls two are timed, once short and once long ones: a batch took 100 ns, 80 of them in its calls."""
+
+    def made(*walls_ns: int, each: int) -> BatchTimes:
+        calls = {"sample0": Calls(array("q", walls_ns), each, each, 1.0)}
+        return BatchTimes(1, 0, 0, 100, 100, 0, 0, 0, calls)
+
+    sampled = [made(4, 4, each=5), made(12, 12, each=5)]
+    share = _staged([*sampled, made(50, each=1)])
+    assert share == pytest.approx(0.8)
+    for times in sampled:
+        costs = worker_costs(times, 1.0, share)
+        assert {name: round(1e9 * cost.wall_s) for name, cost in costs.items()} == {"sample0": 80, REST: 20}
+    exact = worker_costs(made(50, each=1), 1.0, share)
+    assert {name: round(1e9 * cost.wall_s) for name, cost in exact.items()} == {"sample0": 50, REST: 50}
+
+
+def test_a_second_recording_knows_the_memory_of_its_process_too() -> None:
+    with Loader(TIMES.pipeline(6)) as loader:
+        for _ in range(2):
+            with loader.profile() as profile:
+                list(loader)
+            assert all(one.times and one.times.rss_bytes > 1 << 20 for one in profile.recording.deliveries)
 
 
 # -- trace and counters -------------------------------------------------------------------------------------------
