@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,22 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_configure() -> None:
-    """Processes that test side by side share the cores: torch's threads, of all of them, would wait for each other.
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that test side by side share the cores, and leave nothing behind.
 
-    Before torch is imported; the processes that tests start inherit it. A run without xdist has threads as users have.
+    The cores: torch's threads, of all of them, would wait for each other. Before torch is imported; the processes that
+    tests start inherit it. A run without xdist has threads as users have.
+
+    Nothing behind: what tests start (torchrun, Ray, multiprocessing, servers) puts its files into one folder, and some
+    is ended by force. It goes with the run; ``tmp_path`` of what failed stays where pytest has it.
     """
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="eco-")  # short: paths of sockets are at most 107 bytes
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -102,8 +102,14 @@ def s3_server(folder: Path) -> Iterator[str]:
         f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-s3.port.iceberg=0",
         "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=20",
     ]  # fmt: skip
-    with running(command, s3, folder / "log"):
-        yield f"http://127.0.0.1:{s3}"
+    try:
+        with running(command, s3, folder / "log"):
+            yield f"http://127.0.0.1:{s3}"
+    finally:
+        for port in (master, volume, filer, s3):  # it puts sockets there, whatever TMPDIR says
+            for at in (port, port + 10000):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{at}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import time
 import traceback
 from pathlib import Path
 
@@ -156,7 +157,9 @@ def test_s3_reads_lists_writes_and_removes(bucket: str, tmp_path: Path) -> None:
     remote.remove(url)
     assert not files.exists(url)
     with pytest.raises(ShardError, match=r"folder/x\.tar: the shard is missing"):
-        RangeReader().read(url, [(0, 1)])
+        for _ in range(100):  # beside other work the server, once in hundreds of times, still had it for a moment
+            RangeReader().read(url, [(0, 1)])
+            time.sleep(0.05)
 
 
 def test_s3_goes_on_where_it_broke(bucket: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
