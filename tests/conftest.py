@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.mkdtemp(prefix="eco-")  # short: paths of sockets are at most 107 bytes
+    os.chmod(folder, 0o711)  # those who give up their rights pass through it
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 

@@ -41,10 +41,10 @@ def main() -> None:
         if show_traceback:
             traceback.print_exc()
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"ecopipe: {where}{error.strerror or error}. Check the disk, the paths and where the output goes.",
-            file=sys.stderr,
-        )
+        remedy = "Check the disk, the paths and where the output goes."
+        if isinstance(error, PermissionError):
+            remedy = "Give yourself permission to it and the folders above it, or run as their owner."
+        print(f"ecopipe: {where}{error.strerror or error}. {remedy}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _leave(EXIT_ERROR)
 

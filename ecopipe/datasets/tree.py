@@ -226,6 +226,6 @@ def _nearest_folder(path: str) -> str:
         above = os.path.dirname(above)
     try:
         found = sorted(os.listdir(above))[:8]
-    except OSError:
-        found = []
+    except OSError as error:
+        return f"{above} cannot be listed: {error.strerror}."
     return f"{above} holds: {', '.join(found) or 'nothing'}."

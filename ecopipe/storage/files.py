@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ecopipe.storage import remote
 from ecopipe.storage.retries import without_credentials
-from ecopipe.vocabulary.errors import ShardError
+from ecopipe.vocabulary.errors import ShardError, StorageError
 
 MAX_OPEN = 64
 """Local files that one reader keeps open at once."""
@@ -58,10 +58,23 @@ def resolved(path: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or folder."""
-    if not is_url(path):
-        return os.path.exists(path)
-    return remote.exists(path)
+    """Whether there is a file or folder.
+
+    Raises:
+        StorageError: Nobody can tell: a folder above it may not be entered, or the store does not answer.
+    """
+    if is_url(path):
+        return remote.exists(path)
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise StorageError(
+            f"{path} cannot be reached: {error.strerror}. Give yourself permission to enter the folders above it "
+            "(chmod u+x), or run as their owner."
+        ) from None
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_folder(path: str) -> bool:

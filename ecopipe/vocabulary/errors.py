@@ -45,7 +45,7 @@ class StateError(EcopipeError):
 
 
 class StorageError(EcopipeError):
-    """A place by URL that cannot be reached, or that refuses. It is no DataError: no sample is bad because of it."""
+    """A place, by URL or path, that cannot be reached, or that refuses. It is no DataError: no sample is bad for it."""
 
 
 class WorkerError(EcopipeError):

@@ -403,6 +403,19 @@ def test_a_full_standard_output_is_told(shards: Path) -> None:
     assert done.stderr == "ecopipe: No space left on device. Check the disk, the paths and where the output goes.\n"
 
 
+def test_a_file_behind_a_folder_without_permission(tmp_path: Path) -> None:
+    without = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if without and shutil.which("setpriv") is None:
+        pytest.skip("root may read everything, and setpriv is not there")
+    folder = tmp_path / "shut"
+    folder.mkdir(mode=0)
+    command = [*without, *ECOPIPE, "stream", str(folder / "a.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    folder.chmod(0o755)
+    assert done.returncode == 2
+    assert f"{folder / 'a.toml'}: Permission denied. Give yourself permission to it" in done.stderr
+
+
 def test_a_terminated_shard_leaves_nothing(tmp_path: Path) -> None:
     source = real("aclImdb_v1.tar.gz")
     child = subprocess.Popen([*ECOPIPE, "shard", "imdb", str(source), str(tmp_path / "o")], stdout=subprocess.DEVNULL)

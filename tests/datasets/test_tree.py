@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from ecopipe.datasets.tree import Tree
-from ecopipe.vocabulary.errors import CorpusError, OutputError
+from ecopipe.vocabulary.errors import CorpusError, OutputError, StorageError
 
 FILES = {
     "c/b.txt": b"second",
@@ -294,6 +294,14 @@ def test_a_file_without_permission_is_refused(as_nobody: Path) -> None:
         tree.read("shut.txt")
     with pytest.raises(CorpusError, match=r"shut\.txt cannot be read: Permission denied"):
         Tree(as_nobody / "open" / "shut.txt")
+
+
+def test_what_lies_behind_a_folder_without_permission_is_not_said_to_be_missing(as_nobody: Path) -> None:
+    for name in ("shut/b.txt", "shut/nothing"):
+        with pytest.raises(
+            StorageError, match=rf"{name} cannot be reached: Permission denied\. Give yourself .* above"
+        ):
+            Tree(as_nobody / name)
 
 
 def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
