@@ -76,7 +76,8 @@ def read_into(data: bytes, info: AudioInfo, row: npt.NDArray[Any]) -> bool:
     if not dr_flac.available() or (info.bits, info.channels, info.frames) != (16, 1, len(row)):
         return False
     try:
-        return dr_flac.read_into(data, row, np.empty(1, dtype=row.dtype)) == len(row)
+        decoded = dr_flac.read_into(data, row, np.empty(1, dtype=row.dtype))
+        return decoded == len(row) == _end(data, info)
     except ValueError:
         return False
 

@@ -45,7 +45,8 @@ class Loader:
         workers: Worker processes, 0 for none; never changes what is delivered. By default the pipeline's tuning, or 0.
         threads: Threads that make batches: in each worker, or without workers in this process; 0 for none beside those
             that are there. They serve where decoders release the interpreter's lock, as those of audio and images do,
-            and every stage has to bear several. Never changes what is delivered. By default the tuning, or 0.
+            and every stage has to bear several; a Map is refused without workers, since it seeds generators that this
+            process draws from. Never changes what is delivered. By default the tuning, or 0.
         device: Where batches and device stages live: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         rank: This process among ``world_size``; both default to torch.distributed, then torchrun's environment.
         world_size: Number of ranks.
@@ -105,6 +106,7 @@ class Loader:
         )  # fmt: skip
         self.pipeline = pipeline
         self.workers, self.threads, self.prefetch = settings.tuned(pipeline.tuning, workers, threads, prefetch)
+        settings.check_makers(pipeline, self.workers, self.threads)
         self._given_rank = rank, world_size
         self.rank, self.world_size = ranks.who_am_i(rank, world_size)
         self.seed, self.tail = int(seed), tail

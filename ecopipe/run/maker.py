@@ -19,6 +19,7 @@ from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.alike import Alike
 from ecopipe.plan.items import ITEM
 from ecopipe.plan.parts import START, STOP, WHOLE
+from ecopipe.run import dropped
 from ecopipe.run.columns import ROW_COLUMNS, ColumnReader
 from ecopipe.run.metering import READ, StageMeter, current
 from ecopipe.run.recent import RecentSamples
@@ -69,7 +70,7 @@ class WorkerTraceback(Exception):
         return f"in a worker:\n{self.args[0]}"
 
 
-def failure(task: Task, error: Exception) -> Failure:
+def failure(task: Task, error: BaseException) -> Failure:
     """What is returned when something nobody thought of went wrong with a task."""
     key, shard = str(task.rows["key"][0]), str(task.rows["shard"][0])
     reason = f"its batch cannot be made or sent: {type(error).__name__}: {error}"
@@ -258,6 +259,7 @@ class BatchMaker:
 
     def _sample(self, row: dict[str, Any], chances: Sequence[Chance], into: Any = None) -> Sample:
         def made() -> Sample:
+            dropped.check()
             meter = self._meter if self._meter is not None and self._meter.is_next_timed() else None
             raw = self.raw(row) if meter is None else meter.around(READ, self.raw, row)
             return apply_stages(self._stages, chances, raw, meter, self._filler, into)

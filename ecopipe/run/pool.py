@@ -61,12 +61,17 @@ os.register_at_fork(after_in_child=_let_go)
 
 @dataclass(eq=False)
 class _Order:
-    """A task that was issued; ``deaths`` says what became of the workers that were on it."""
+    """A task that was issued; ``deaths`` says what became of the workers that were on it.
+
+    ``alone`` says that a worker had it among others when it died: nobody knows which of them did it, so it is made with
+    nothing beside it.
+    """
 
     number: int
     task: Task
     deaths: list[str] = field(default_factory=list)
     answer: Any = None
+    alone: bool = False
 
     def __str__(self) -> str:
         return str(self.task)
@@ -88,13 +93,24 @@ class _Worker:
             far.close()
         self.owner, self.pid = os.getpid(), self.process.pid
         self.orders: deque[_Order] = deque()
+        self.kept: deque[_Order] = deque()  # until what is made alone is answered
         self.slots = Borrower()
         self.ready = False
         self.broken = False
         self.since = time.monotonic()  # when it could have begun on the first of its orders
 
-    def send(self, order: _Order, floor: int) -> None:
-        """Asks for a batch; orders below ``floor`` are not wanted any more."""
+    def ask(self, order: _Order, floor: int) -> None:
+        """Asks for a batch, when its turn comes; orders below ``floor`` are not wanted any more."""
+        self.kept = deque(kept for kept in self.kept if kept.number >= floor)
+        self.kept.append(order)
+        self.send_kept(floor)
+
+    def send_kept(self, floor: int) -> None:
+        """Asks for what may be made beside what it is making."""
+        while self.kept and not (self.orders and (self.kept[0].alone or self.orders[-1].alone)):
+            self._send(self.kept.popleft(), floor)
+
+    def _send(self, order: _Order, floor: int) -> None:
         descriptor = pack(order.task)
         if not self.orders and self.ready:
             self.since = time.monotonic()
@@ -257,7 +273,7 @@ class Pool:
         def issue(task: Task) -> None:
             self._issued += 1
             orders.append(_Order(self._issued, task))
-            min(self._workers, key=lambda worker: len(worker.orders)).send(orders[-1], self._floor)
+            min(self._workers, key=lambda worker: len(worker.orders) + len(worker.kept)).ask(orders[-1], self._floor)
 
         return fill(tasks, lambda: len(orders) < self._limit, issue)
 
@@ -281,14 +297,22 @@ class Pool:
                 self._replace(worker, worker.end())
             elif late and time.monotonic() > worker.deadline(self._timeout_s):
                 worker.end()
-                self._replace(worker, f"did not answer in {self._timeout_s:g} s")
+                self._replace(worker, f"did not answer in {self._timeout_s:g} s", late=True)
+            else:
+                worker.send_kept(self._floor)
 
-    def _replace(self, worker: _Worker, ending: str) -> None:
-        """Gives what a worker did not answer to a new one; the batch that it was on, and no other, is counted."""
+    def _replace(self, worker: _Worker, ending: str, *, late: bool = False) -> None:
+        """Gives what a worker did not answer to a new one; the batch that it was on, and no other, is counted. With
+        threads it was on several: a late one is the first of them, else each is made alone then."""
         self._workers.remove(worker)
-        left = [order for order in worker.orders if order.number >= self._floor]
-        on = worker.orders[0] if worker.ready and worker.orders else None
-        doing = f"on {on}" if on else "without a batch" if worker.ready else "as it started"
+        left = [order for order in (*worker.orders, *worker.kept) if order.number >= self._floor]
+        taken = [*worker.orders][: self._threads + 1 if self._threads > 1 and not late else 1] if worker.ready else []
+        on = taken[0] if len(taken) == 1 else None
+        doing = f"on {on}" if on else "as it started" if not worker.ready else "without a batch"
+        if len(taken) > 1:
+            doing = f"on one of {len(taken)} batches, from {taken[0]} on"
+            for order in taken:
+                order.alone = True
         _log.warning("loader: worker %d %s %s. Another one takes over.", worker.pid, ending, doing)
         if not worker.ready:
             self._failed_starts += 1
@@ -304,7 +328,7 @@ class Pool:
                 left.remove(on)
         self._workers.append(_Worker(self._context, self._maker, self._threads))
         for order in left:
-            self._workers[-1].send(order, self._floor)
+            self._workers[-1].ask(order, self._floor)
 
     def close(self) -> None:
         """Ends the workers. A later run starts others."""

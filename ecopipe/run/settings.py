@@ -66,6 +66,21 @@ def tuned(tuning: Tuning, workers: int | None, threads: int | None, prefetch: in
     return found[0], found[1], found[2]
 
 
+def check_makers(pipeline: Pipeline, workers: int, threads: int) -> None:
+    """Refuses threads of this process for a stage that seeds what the consumer's thread draws from.
+
+    Raises:
+        ConfigError: Names the stage.
+    """
+    seeding = next((stage.label for stage in pipeline.sample_stages if stage.seeds_process), None)
+    if threads and not workers and seeding is not None:
+        raise ConfigError(
+            f"loader: threads without workers make batches in this process, where {seeding} seeds the generators of "
+            "torch, numpy and Python, and your program draws from them at the same time. Take workers=N instead, or "
+            f"workers=1, threads={threads}."
+        )
+
+
 def _check_whole(name: str, value: Any) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ConfigError(f"loader: {name} must be a whole number, got {value!r}.")

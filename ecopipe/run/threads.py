@@ -6,23 +6,27 @@ so one that hangs, or takes the process with it, is not replaced as a worker is.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, TimeoutError
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from ecopipe.run.dropped import Dropped, unless
 from ecopipe.run.maker import Failure, Task, failure
 from ecopipe.run.metering import timed
 from ecopipe.vocabulary.errors import WorkerError
 
 END_S = 1.0
-"""Seconds that a thread may take to end; the process goes on, or ends, without it."""
+"""Seconds that a thread may take to end, which is a sample's time; the process goes on without it."""
 
-_Job = tuple[Task, "Future[Any]"] | None
+EXIT_S = 10.0
+"""The same as the process ends: a thread that is then within torch would abort it."""
 
 
 class ThreadMaker(Protocol):
@@ -38,6 +42,58 @@ class ThreadMaker(Protocol):
         """Lets go of what it opened."""
 
 
+class Answer(Future[Any]):
+    """The batch or Failure that will have been made of a task, and its times if the task is stamped.
+
+    ``began_s`` says when a thread began with it, on the clock of time.monotonic; 0 is not yet.
+    """
+
+    began_s = 0.0
+    is_dropped = False
+
+    def drop(self) -> None:
+        """It is not wanted any more: it is not begun, or ends after the sample that is being made."""
+        self.is_dropped = True
+        self.cancel()
+
+
+class _Jobs:
+    """What the threads are to make; they hold this, and not who asks them."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.queue: SimpleQueue[tuple[Task, Answer] | None] = SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.are_over = False
+        _begun.add(self)
+
+    def end(self, within_s: float) -> None:
+        """Nothing further is begun, and the threads end, each after the sample that it is making."""
+        if self.owner != os.getpid():  # this process was forked, and has none of them
+            return
+        self.are_over = True
+        try:
+            while (job := self.queue.get_nowait()) is None or job[1].cancel():
+                pass
+        except Empty:
+            pass
+        give_up = time.monotonic() + within_s
+        for _ in self.threads:
+            self.queue.put(None)
+        for thread in self.threads:
+            if thread is not threading.current_thread():  # in which garbage was collected, and among it who asked
+                thread.join(max(0.0, give_up - time.monotonic()))
+
+
+_begun: weakref.WeakSet[_Jobs] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for jobs in list(_begun):
+        jobs.end(EXIT_S)
+
+
 class Threads:
     """Some threads, which answer what they are asked in its order.
 
@@ -51,26 +107,27 @@ class Threads:
         self._begin()
 
     def _begin(self) -> None:
-        self._owner = os.getpid()
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._end = weakref.finalize(self, _end_all, self._jobs, self._threads, self._owner)
+        self._jobs = _Jobs()
+        self._end = weakref.finalize(self, self._jobs.end, END_S)
+        self._end.atexit = False  # then they are given longer
 
-    def ask(self, task: Task) -> Future[Any]:
-        """The batch or Failure that will have been made of a task, and its times if the task is stamped."""
-        if self._owner != os.getpid():  # this process was forked, and has none of them
+    def ask(self, task: Task) -> Answer:
+        """Has a batch made."""
+        jobs = self._jobs
+        if jobs.owner != os.getpid():  # this process was forked, and has none of them
             self._end.detach()
             self._begin()
-        while len(self._threads) < self._count:
-            makes = (self._jobs, self._maker.another())
-            self._threads.append(threading.Thread(target=_serve, args=makes, name="ecopipe maker", daemon=True))
-            self._threads[-1].start()
-        answer: Future[Any] = Future()
-        self._jobs.put((task, answer))
+            jobs = self._jobs
+        while len(jobs.threads) < self._count:
+            makes = (jobs, self._maker.another())
+            jobs.threads.append(threading.Thread(target=_serve, args=makes, name="ecopipe maker", daemon=True))
+            jobs.threads[-1].start()
+        answer = Answer()
+        jobs.queue.put((task, answer))
         return answer
 
     def close(self) -> None:
-        """Ends the threads, each when it has made what it is making. A later task starts others."""
+        """Ends the threads, each after the sample that it is making. A later task starts others."""
         self._end()
         self._begin()
 
@@ -83,22 +140,24 @@ def made(maker: Callable[[Task], Any], task: Task) -> Any:
         return failure(task, error)
 
 
-def _serve(jobs: SimpleQueue[_Job], maker: ThreadMaker) -> None:
-    while (job := jobs.get()) is not None:
+def _serve(jobs: _Jobs, maker: ThreadMaker) -> None:
+    while (job := jobs.queue.get()) is not None:
         task, answer = job
         if answer.set_running_or_notify_cancel():
-            answer.set_result(made(maker, task))
+            answer.began_s = time.monotonic()
+            answer.set_result(_made(jobs, maker, task, answer))
         del job, task, answer  # what was made is the consumer's alone
     maker.close()
 
 
-def _end_all(jobs: SimpleQueue[_Job], threads: list[threading.Thread], owner: int) -> None:
-    if owner != os.getpid():
-        return
-    for _ in threads:
-        jobs.put(None)
-    for thread in threads:
-        thread.join(END_S)
+def _made(jobs: _Jobs, maker: ThreadMaker, task: Task, answer: Answer) -> Any:
+    try:
+        with unless(lambda: answer.is_dropped or jobs.are_over):
+            return made(maker, task)
+    except Dropped:
+        return Failure(WorkerError(f"loader: {task} was not made: the loader was closed, or iterated anew."))
+    except BaseException as error:  # such as SystemExit: it would end the thread, and nobody would know
+        return failure(task, error)
 
 
 def fill(tasks: Iterator[Task], has_room: Callable[[], bool], put: Callable[[Task], None]) -> Exception | None:
@@ -121,14 +180,14 @@ class ThreadPool:
         maker: Makes the batch of a task.
         threads: Number of threads, at least 1.
         prefetch: Batches per thread that are made ahead.
-        timeout_s: Seconds that are waited for a batch; 0 is without end.
+        timeout_s: Seconds that are waited for a batch, once a thread has begun with it; 0 is without end.
     """
 
     pids: tuple[int, ...] = ()
 
     def __init__(self, maker: ThreadMaker, *, threads: int, prefetch: int, timeout_s: float) -> None:
         self._threads, self._limit, self._timeout_s = Threads(maker, threads), threads * prefetch, timeout_s
-        self._orders: deque[tuple[Task, Future[Any]]] = deque()
+        self._orders: deque[tuple[Task, Answer]] = deque()
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Any]:
         """The batches of some tasks, in their order; what an earlier run left undone is dropped.
@@ -157,9 +216,16 @@ class ThreadPool:
         if stopped is not None and not isinstance(stopped, StopIteration):
             raise stopped
 
-    def _answer(self, task: Task, answer: Future[Any]) -> Any:
+    def _answer(self, task: Task, answer: Answer) -> Any:
+        waits_s = time.monotonic()
         try:
-            return answer.result(self._timeout_s or None)
+            while True:
+                late_s = max(waits_s, answer.began_s) + self._timeout_s
+                try:
+                    return answer.result(max(0.0, late_s - time.monotonic()) if self._timeout_s else None)
+                except TimeoutError:
+                    if late_s >= max(waits_s, answer.began_s) + self._timeout_s:
+                        raise
         except TimeoutError:
             reason = (
                 f"loader: {task} was not made in {self._timeout_s:g} s by a thread, which cannot be ended. Raise "
@@ -169,7 +235,7 @@ class ThreadPool:
 
     def _drop(self) -> None:
         for _, answer in self._orders:
-            answer.cancel()
+            answer.drop()
         self._orders = deque()
 
     def close(self) -> None:

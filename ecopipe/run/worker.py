@@ -8,8 +8,8 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from ecopipe.run.maker import Failure, Task, failure
 from ecopipe.run.metering import packed
 from ecopipe.run.slots import Lender, News
-from ecopipe.run.threads import ThreadMaker, Threads, made
+from ecopipe.run.threads import Answer, ThreadMaker, Threads, made
 from ecopipe.run.transport import Channel, pack, unpack
 from ecopipe.stages.memory import BatchMemory
 from ecopipe.vocabulary.sample import Batch
@@ -48,15 +48,20 @@ def serve(channel: Channel, maker: Callable[[Task], Batch | Failure], threads: i
 def _serve_by_threads(inbox: _Inbox, channel: Channel, slots: Lender, threads: Threads, most: int) -> None:
     """Answers in the order of the tasks; at most so many are taken before they are answered."""
     room = threading.Semaphore(most)
-    taken: queue.SimpleQueue[tuple[int, Task, Future[Any]]] = queue.SimpleQueue()
+    taken: queue.SimpleQueue[tuple[int, Task, Answer]] = queue.SimpleQueue()
 
     def send_all() -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while True:
                 number, task, answer = taken.get()
                 _send(channel, slots, number, task, answer.result())
                 del answer
                 room.release()
+        except ConnectionError:  # there is no parent: the inbox ends this process
+            pass
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
 
     threading.Thread(target=send_all, name="ecopipe outbox", daemon=True).start()
     while True:

@@ -144,7 +144,16 @@ def _no_cluster(address: str, reason: str) -> ConfigError:
 
 def _run(ray: Any, job: Job, tasks: Sequence[int], note: Note, workers: int, running: dict[Any, int]) -> Iterator[Done]:
     """The tasks; those that are under way are always in ``running``, by their references."""
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1)(_task)
+
+    def on_node(held: list[Any], task: int) -> Done:  # a function's own: Ray sends it whole, and imports nothing for it
+        try:
+            from ecopipe.sharding.on_ray import _task
+
+            return _task(held, task)
+        except KeyboardInterrupt:  # it was taken back, in the middle of an import perhaps: torch's cannot be repeated
+            os._exit(1)
+
+    remote = ray.remote(max_retries=RETRIES, num_cpus=1)(on_node)
     held = ray.put(_Held(job, os.getcwd(), library_versions()))
     left = collections.deque(tasks)
     had_cpu = time.monotonic()

@@ -20,7 +20,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -131,6 +131,8 @@ class Map(_Foreign, SampleStage):
         into: Where the result goes; by default back to ``field``.
         kwargs: For a function, arguments of each call; for a dotted name, those of its construction.
     """
+
+    seeds_process: ClassVar[bool] = True
 
     _: KW_ONLY
     field: str | None = None

@@ -231,6 +231,8 @@ class SampleStage(Stage, abc.ABC):
     """A pure function of (sample, seed). Runs in the workers."""
 
     title: ClassVar[str] = "sample stage"
+    seeds_process: ClassVar[bool] = False
+    """Whether it seeds generators of which a process has one: then a thread beside the consumer's may not run it."""
 
     def row(self) -> Row | None:
         """What :meth:`apply_into` fills; None if the stage cannot do so."""

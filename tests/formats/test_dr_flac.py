@@ -134,3 +134,17 @@ def test_without_dr_flac_all_is_left_to_decode(monkeypatch):
     monkeypatch.setattr(dr_flac, "_READS", {})
     assert audio.decode_into(encoded(), "flac", np.empty(30_000, np.float32)) is None
     assert len(audio.decode(encoded(), "flac")[0]) == 30_000
+
+
+@pytest.mark.parametrize("at", range(8, 12))
+def test_a_header_whose_block_sizes_were_changed_is_refused_in_memory_as_it_is_without(at):
+    data = bytearray(encoded())
+    data[at] = 0xFF
+    row = np.empty(30_000, np.int16)
+    try:
+        audio.decode(bytes(data), "flac")
+        accepted = True
+    except ValueError:
+        accepted = False
+    assert (audio.decode_into(bytes(data), "flac", row) is not None) == accepted
+    assert accepted == (at < 10)  # the least block size bounds nothing; the largest is the last block's place

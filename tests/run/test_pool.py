@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -26,11 +27,11 @@ from ecopipe.run.loader import Loader
 from ecopipe.run.pool import Pool
 from ecopipe.run.worker import Failure, Task
 from ecopipe.stages.foreign import Map
-from ecopipe.vocabulary.errors import SampleError, WorkerError
+from ecopipe.vocabulary.errors import EcopipeError, SampleError, WorkerError
 from ecopipe.vocabulary.sample import Batch, Place
 
 from ..laws import Seen, seen, trace
-from .conftest import images
+from .conftest import Plain, images
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
@@ -211,6 +212,39 @@ def test_a_batch_that_no_worker_survives_is_named_and_the_state_before_it_is_goo
         mended.touch()
         loader.load_state_dict(loader.state_dict())
         assert taken + [seen(batch) for batch in loader] == expected
+
+
+def test_with_threads_the_batch_that_ends_its_worker_is_found_and_no_other_blamed(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = trace(images(shards))
+    kwargs = {"key": expected[6].keys[2], "deed": "die", "unless": str(tmp_path / "never")}
+    taken: list[Seen] = []
+    with (
+        Loader(images(shards, Plain(deadly, into="image", kwargs=kwargs)), workers=1, threads=3) as loader,
+        pytest.raises(WorkerError, match=r"batch 6 of epoch 0 .* was killed by SIGKILL \(3 times\)"),
+    ):
+        taken += map(seen, loader)
+    assert taken == expected[:6]
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("on batch 6 of epoch 0" in line for line in told) == 3
+    assert all("on batch 6 of epoch 0" in line or "on one of 4 batches, from batch" in line for line in told)
+
+
+def without_descriptors(sample: Any, *, key: str) -> dict[str, Any]:
+    if sample.key == key:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return {"image": sample["image"]}
+
+
+def test_a_worker_that_cannot_answer_by_its_threads_ends(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = trace(images(shards))
+    pipeline = images(shards, Plain(without_descriptors, into="image", kwargs={"key": expected[5].keys[0]}))
+    with Loader(pipeline, workers=1, threads=3, timeout_s=60) as loader, pytest.raises(EcopipeError):
+        list(loader)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 4 and "on one of 4 batches" in told[0]
+    assert all("ended with exit code 1 on batch 5 of epoch 0" in line for line in told[1:])
 
 
 class EndsAtOnce:

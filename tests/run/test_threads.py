@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.pipeline.tuning import Tuning
@@ -27,7 +28,7 @@ from ecopipe.stages.source import TarShards
 from ecopipe.vocabulary.errors import ConfigError, SampleError, WorkerError
 
 from ..laws import seen, trace
-from .conftest import images
+from .conftest import Plain, images
 from .test_pool import pids
 
 
@@ -67,8 +68,8 @@ def test_the_stream_is_that_of_one_thread(pipeline, workers, threads):
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 0), (0, 3), (2, 0), (2, 2)])
 def test_batches_are_made_where_it_was_asked_for(shards, workers, threads):
-    pause = Map(slow_at_first, into="image", kwargs={"key": "none"}, name="pause")
-    stages = (DecodeImage(), pause, Map(noted, into=("image", "made")))
+    pause = Plain(slow_at_first, into="image", kwargs={"key": "none"}, name="pause")
+    stages = (DecodeImage(), pause, Plain(noted, into=("image", "made")))
     collate = Collate("image", layout="stack", keep=("made",))
     pipeline = Pipeline(TarShards(str(shards / "cifar10" / "train")), Batch(2), *stages, collate)
     with Loader(pipeline, workers=workers, threads=threads) as loader:
@@ -84,7 +85,7 @@ def test_batches_are_made_where_it_was_asked_for(shards, workers, threads):
 def test_a_slow_batch_is_waited_for_and_not_overtaken(shards, workers):
     pipeline = images(shards)
     expected = trace(pipeline)
-    slow = images(shards, Map(slow_at_first, into="image", kwargs={"key": expected[1].keys[0]}))
+    slow = images(shards, Plain(slow_at_first, into="image", kwargs={"key": expected[1].keys[0]}))
     assert [one.keys for one in trace(slow, workers=workers, threads=3)] == [one.keys for one in expected]
 
 
@@ -111,7 +112,7 @@ def test_iterating_anew_drops_what_was_under_way(pipeline, expected):
 
 def test_an_error_is_raised_where_its_batch_was_wanted(shards):
     expected = trace(images(shards))
-    pipeline = images(shards, Map(bad, into="image", kwargs={"key": expected[2].keys[1]}))
+    pipeline = images(shards, Plain(bad, into="image", kwargs={"key": expected[2].keys[1]}))
     with Loader(pipeline, threads=2) as loader:
         batches = iter(loader)
         assert [tuple(next(batches)["keys"]) for _ in range(2)] == [one.keys for one in expected[:2]]
@@ -123,7 +124,7 @@ def test_an_error_is_raised_where_its_batch_was_wanted(shards):
 def test_a_thread_that_hangs_is_an_error_that_names_the_batch(shards, tmp_path):
     expected = trace(images(shards))
     where = {"key": expected[1].keys[0], "until": str(tmp_path / "now")}
-    pipeline = images(shards, Map(stuck, into="image", kwargs=where))
+    pipeline = images(shards, Plain(stuck, into="image", kwargs=where))
     with Loader(pipeline, threads=1, timeout_s=0.5) as loader:
         batches = iter(loader)
         next(batches)
@@ -131,6 +132,65 @@ def test_a_thread_that_hangs_is_an_error_that_names_the_batch(shards, tmp_path):
         with pytest.raises(WorkerError, match=said):
             next(batches)
         (tmp_path / "now").touch()
+
+
+class Unheard(BaseException):
+    """Not derived from Exception, as what Rust's panics become is not."""
+
+
+def panics(sample: Any, *, key: str) -> dict[str, Any]:
+    if sample.key == key:
+        raise Unheard("of")
+    return {"image": sample["image"]}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_no_exception_ends_no_thread_in_silence(shards, workers, caplog):
+    expected = trace(images(shards))
+    pipeline = images(shards, Plain(panics, into="image", kwargs={"key": expected[2].keys[1]}))
+    with Loader(pipeline, workers=workers, threads=2, timeout_s=60) as loader:
+        for _ in range(2):
+            loader.set_epoch(0)
+            batches = iter(loader)
+            assert [tuple(next(batches)["keys"]) for _ in range(2)] == [one.keys for one in expected[:2]]
+            with pytest.raises(SampleError, match="Unheard: of"):
+                next(batches)
+    assert not caplog.records  # no worker died
+
+
+def naps(sample: Any) -> dict[str, Any]:
+    time.sleep(0.1)
+    return {"image": sample["image"]}
+
+
+def test_a_batch_that_was_dropped_leaves_its_thread_to_the_next(shards):
+    """Its time is not counted as that of another."""
+    with Loader(images(shards, Plain(naps, into="image"), size=12), threads=1, timeout_s=2) as loader:
+        for _ in range(4):  # a batch takes 1.2 s
+            began = time.monotonic()
+            next(iter(loader))
+            assert time.monotonic() - began < 20
+            time.sleep(0.2)
+
+
+def collects(sample: Any) -> dict[str, Any]:
+    gc.collect()
+    return {"image": sample["image"]}
+
+
+def test_a_loader_that_is_collected_in_a_thread_of_its_own(shards, capfd):
+    before = len(makers())
+    loader = Loader(images(shards, Plain(collects, into="image")), threads=2)
+    batches = iter(loader)
+    next(batches)
+    loader.itself = (loader, batches)  # so that it goes when garbage is collected, and not before
+    del loader, batches
+    give_up = time.monotonic() + 20
+    while len(makers()) > before and time.monotonic() < give_up:
+        gc.collect()
+        time.sleep(0.01)
+    assert len(makers()) == before
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("how", ["close", "collect"])
@@ -165,6 +225,28 @@ print(len(next(iter(loader))["keys"]))
     assert (run.returncode, run.stdout, run.stderr) == (0, "2\n", "")
 
 
+def test_a_program_ends_while_a_thread_is_within_torch(shards, tmp_path):
+    """A thread of which the interpreter is gone would abort the process."""
+    program = f"""
+import time, torch, ecopipe
+from ecopipe import Batch, Collate, DecodeImage, Pipeline, TarShards
+from ecopipe.stages.foreign import Map
+class Plain(Map):
+    seeds_process = False
+def slow(image):
+    began = time.time()
+    while time.time() - began < 0.5:
+        torch.linalg.qr(torch.rand(300, 300))
+    return image
+pipe = Pipeline(TarShards({str(shards / "cifar10" / "train")!r}), Batch(6), DecodeImage(), Plain(slow, field="image"),
+                Collate("image", layout="stack"))
+loader = pipe.loader(threads=2, prefetch=4)
+print(len(next(iter(loader))["keys"]), flush=True)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "6\n", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_has_threads_of_its_own(pipeline, expected, tmp_path):
@@ -189,6 +271,28 @@ def test_metrics_and_a_profile_count_the_batches_of_threads(pipeline, expected):
             list(loader)
         assert len(profile.recording.deliveries) == len(expected)
         assert all(one.times is not None and one.times.pid == os.getpid() for one in profile.recording.deliveries)
+
+
+# -- what a process has one of ---------------------------------------------------------------------------------------
+
+
+def drawn(image: Any) -> Any:
+    return image + torch.rand(1).item()
+
+
+def test_threads_beside_the_consumer_run_nothing_that_seeds_what_it_draws_from(shards):
+    pipeline = images(shards, Map(drawn, field="image"))
+    with pytest.raises(ConfigError, match=r"threads without workers .* Map seeds .* or workers=1, threads=2\."):
+        Loader(pipeline, threads=2)
+    expected = trace(pipeline)
+    torch.manual_seed(5)
+    wanted = torch.rand(100)
+    torch.manual_seed(5)
+    draws = []
+    with Loader(pipeline, workers=1, threads=2) as loader:
+        found = [(draws.append(torch.rand(1)), seen(batch))[1] for batch in loader]
+    assert found == expected
+    assert torch.equal(torch.cat(draws), wanted[: len(draws)])
 
 
 # -- settings -----------------------------------------------------------------------------------------------------

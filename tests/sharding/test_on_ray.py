@@ -294,6 +294,37 @@ def test_ray_goes_on_with_what_the_local_engine_left(
     assert tree(out) == expected
 
 
+@pytest.mark.long
+def test_a_session_of_others_is_left_as_it_was(
+    source: Path, stages: Path, expected: dict[str, str], two_nodes: TwoNodes, tmp_path: Path
+) -> None:
+    """An interrupted run takes back what it has asked for, and no more."""
+    import ray
+
+    def interrupt(samples: int, _size: int, _bad: int) -> None:
+        told.append(samples)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    told: list[int] = []
+    out = tmp_path / "out"
+    ray.init(address=two_nodes.address, log_to_driver=False, configure_logging=False)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(source, out, stages, engine="ray", progress=lambda *_: interrupt)
+        before, give_up = kept(out), time.monotonic() + GIVE_UP_S
+        while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < give_up:
+            time.sleep(0.1)
+        assert ray.available_resources()["CPU"] == 2
+        assert kept(out) <= before + 2  # the two that were at work; those behind them were taken back
+        assert ray.get(ray.remote(lambda: 3).remote()) == 3
+        write(source, out, stages, engine="ray")
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert tree(out) == expected
+
+
 def test_what_a_node_does_not_see(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node says so before it writes anything."""
     monkeypatch.setattr(on_ray, "SEEN_S", 0.1)
