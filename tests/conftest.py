@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import tempfile
@@ -34,7 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="eco-")  # short: paths of sockets are at most 107 bytes
     os.chmod(folder, 0o711)  # those who give up their rights pass through it
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    def leave() -> None:
+        multiprocessing.util._exit_function()  # it removes a folder of its own there, and complains if it cannot
+        shutil.rmtree(folder, ignore_errors=True)
+
+    config.add_cleanup(leave)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -8,9 +8,15 @@ import sys
 import traceback
 from types import FrameType
 
-from ecopipe.cli import data_commands, stream_commands
-from ecopipe.cli.app import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PROBLEMS, app
-from ecopipe.vocabulary.errors import EcopipeError, SampleError
+INTERRUPTED = "ecopipe: interrupted."
+
+try:
+    from ecopipe.cli import data_commands, stream_commands
+    from ecopipe.cli.app import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PROBLEMS, app
+    from ecopipe.vocabulary.errors import EcopipeError, SampleError
+except KeyboardInterrupt:  # they take longer than it takes to think again
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(130)  # there is nothing to tidy, and nobody above who would not show where it was
 
 __all__ = ["app", "data_commands", "main", "stream_commands"]
 
@@ -24,8 +30,11 @@ def main() -> None:
         app()
     except SystemExit as left:
         if left.code == EXIT_INTERRUPTED:
-            print("ecopipe: interrupted.", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # before or after those that are made into an exit code
+        print(INTERRUPTED, file=sys.stderr)
+        _leave(EXIT_INTERRUPTED)
     except EcopipeError as error:
         if show_traceback:
             traceback.print_exc()

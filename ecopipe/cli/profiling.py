@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ecopipe.cli.progress import stderr
+from ecopipe.cli.progress import clock, stderr
 from ecopipe.cli.streaming import open_source
 from ecopipe.insight import profile_words
 from ecopipe.insight.profile import Profile
@@ -24,14 +26,14 @@ from ecopipe.insight.profile_codecs import codecs
 from ecopipe.insight.profile_memory import bring_into_memory, drop_from_memory
 from ecopipe.insight.report_figures import spoken_us
 from ecopipe.insight.trace import write_trace
-from ecopipe.insight.tuning import Trial, taken, tune, tuned_text
+from ecopipe.insight.tuning import Trial, best_of, measured_s, taken, tune, tuned_text
 from ecopipe.pipeline.document import read_text
 from ecopipe.pipeline.toml import load, parse_override
 from ecopipe.pipeline.tuning import Tuning
 from ecopipe.run.loader import Loader
-from ecopipe.storage.publish import publish_file
+from ecopipe.storage.publish import final_place, publish_file
 from ecopipe.storage.sizes import parse_bytes
-from ecopipe.vocabulary.errors import OutputError
+from ecopipe.vocabulary.errors import ConfigError, OutputError
 
 COLD, READING = 0.25, 0.15
 """The parts of the time that the cold run gets, and then at most reading what it did not come to."""
@@ -59,11 +61,15 @@ def profile(
 
     Raises:
         MissingDependency: A report is wanted, and a package for it is not installed.
-        OutputError: The place of the report or the trace cannot be written. Nothing was run then.
+        OutputError: The place of the report or the trace cannot be written, or both are one. Nothing was run then.
+        ConfigError: A consumer's step is longer than what is measured. Nothing was run then.
     """
     for path, option in ((html, "--html"), (trace, "--trace")):
         if path is not None:
             check_place(path, option)
+    if html is not None and trace is not None and os.path.realpath(html) == os.path.realpath(trace):
+        raise OutputError(f"{html}: cannot be both --html and --trace. Name two files.")
+    check_step(consumer_ms / 1e3, seconds, consumer_ms / 1e3)
     if html is not None:
         from ecopipe.insight import report, report_examples
 
@@ -74,30 +80,37 @@ def profile(
         "workers": workers, "threads": threads, "prefetch": prefetch, "device": device, "shards": shards,
     }  # fmt: skip
     dropped = drop_from_memory(shards)
-    with Loader(pipeline, **settings) as loader:
-        cold = _run(loader, COLD * seconds, consumer_ms / 1e3)
-    began = time.monotonic()
-    held = bring_into_memory(pipeline, shards, READING * seconds)
-    left_s = (1 - COLD) * seconds - (time.monotonic() - began)
-    with Loader(pipeline, **settings) as loader:
-        warm = _run(loader, left_s, consumer_ms / 1e3, held)
-        document = warm.as_json() | {"codecs": codecs(loader, warm.model, warm.recording)}
-        document["budgets"] = budgets(loader, warm.model, warm.recording)
+    with clock(f"{_about(seconds)}: cold") as now:
+        with Loader(pipeline, **settings) as loader:
+            cold = _run(loader, COLD * seconds, consumer_ms / 1e3)
+        now(f"{_about(seconds)}: reading")
+        began = time.monotonic()
+        held = bring_into_memory(pipeline, shards, READING * seconds)
+        left_s = (1 - COLD) * seconds - (time.monotonic() - began)
+        now(f"{_about(seconds)}: warm")
+        with Loader(pipeline, **settings) as loader:
+            warm = _run(loader, left_s, consumer_ms / 1e3, held)
+            now("working out what would be faster")
+            document = warm.as_json() | {"codecs": codecs(loader, warm.model, warm.recording)}
+            document["budgets"] = budgets(loader, warm.model, warm.recording)
     document["run"]["only_batches"] = held
     document |= {"pipeline": str(file), "cold": cold.as_json()["run"] | {"files_dropped": dropped}}
     document["words"] = profile_words.told(document)
-    if trace is not None:
-        write_trace(warm.recording, trace)
-    if html is not None:
-        found = report_examples.examples(pipeline, shards)
-        made = report.page(document, pipeline, found, ready=report.ready_when_asked(warm.recording))
-        report.write_report(html, made)
-    if as_json:
-        print(json.dumps(document))
-    else:
-        _print(document)
+    try:
+        if as_json:
+            print(json.dumps(document), flush=True)
+        else:
+            _print(document)
+    finally:  # after it, since the disk may be full; and also if nobody reads it to the end
+        if trace is not None:
+            write_trace(warm.recording, trace)
         if html is not None:
-            print(f"wrote {html}")
+            found = report_examples.examples(pipeline, shards)
+            made = report.page(document, pipeline, found, ready=report.ready_when_asked(warm.recording))
+            report.write_report(html, made)
+    for path in (trace, html):
+        if path is not None and not as_json:
+            print(f"wrote {path}")
     return document
 
 
@@ -105,19 +118,37 @@ def check_place(path: Path, option: str) -> None:
     """Refuses a place where no file can be written, before the work is done.
 
     Raises:
-        OutputError: It is a folder, or its folder is missing or cannot be written to.
+        OutputError: It is ``-``, a folder or a pipe; or its folder is missing or cannot be written to.
     """
+    if str(path) == "-":
+        raise OutputError(f"{option} -: standard output is where the answer goes. Name a file for {option}.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Name a file for {option}.")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or choose another place with {option}.")
+    place = final_place(path)
+    if place.is_char_device():
+        return
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=place.parent):
             pass
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with {option}."
         ) from error
+
+
+def check_step(step_s: float, measured_s: float, least_s: float) -> None:
+    """Refuses a consumer's step that is longer than ``measured_s``, and names the ``--seconds`` that it takes."""
+    if step_s > measured_s:
+        raise ConfigError(
+            f"--consumer: a step of {step_s:g} s is longer than the {measured_s:.3g} s that are measured. Give it "
+            f"--seconds {math.ceil(least_s)}, or a shorter step."
+        )
+
+
+def _about(seconds: float) -> str:
+    return f"measuring for about {seconds:g} s"
 
 
 def _run(loader: Loader, seconds: float, consumer_s: float, only: int | None = None) -> Profile:
@@ -200,8 +231,19 @@ def tuned(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Finds workers, threads and prefetch by measurement, prints what it measured, and writes the tuned file."""
+    """Finds workers, threads and prefetch by measurement, prints what it measured, and writes the tuned file.
+
+    Raises:
+        OutputError: The place of the tuned file cannot be written. Nothing was run then.
+        ConfigError: The file cannot be tuned, or a consumer's step is longer than what is measured. Nothing was run
+            then. Or not even without workers does it keep to the limit.
+    """
     text = read_text(file)
+    if out is not None:
+        check_place(out, "--out")
+        tuned_text(text, Tuning(), str(file))
+    each = measured_s(seconds)
+    check_step(consumer_ms / 1e3, each, consumer_ms / 1e3 * seconds / each)
     pipeline = load(file, dict(parse_override(one) for one in overrides))
     limit = None if memory is None else parse_bytes(memory, "--memory")
 
@@ -209,39 +251,58 @@ def tuned(
         if stderr.is_terminal:
             stderr.print(f"{_named(trial)}: {trial.samples_per_s:,.1f} samples/s")
 
-    trials = tune(
-        pipeline,
-        open_source(pipeline),
-        memory_bytes=limit,
-        seconds=seconds,
-        consumer_s=consumer_ms / 1e3,
-        device=device,
-        told=told,
-    )
-    best = trials[0]
-    if out is not None:
-        made = tuned_text(text, Tuning(workers=best.workers, threads=best.threads, prefetch=best.prefetch), str(file))
-        with publish_file(out) as temporary:
-            temporary.write_text(made, encoding="utf-8")
-    if as_json:
-        print(json.dumps({"pipeline": str(file), "best": asdict(best), "trials": [asdict(trial) for trial in trials]}))
-        return
+    shards = open_source(pipeline)
+    with clock(_about(seconds)):
+        trials = tune(
+            pipeline,
+            shards,
+            memory_bytes=limit,
+            seconds=seconds,
+            consumer_s=consumer_ms / 1e3,
+            device=device,
+            told=told,
+        )
+    best, told_apart = best_of(trials)
+    try:
+        if as_json:
+            found = {"best": asdict(best), "noisy": not told_apart, "trials": [asdict(trial) for trial in trials]}
+            print(json.dumps({"pipeline": str(file)} | found), flush=True)
+        else:
+            _print_trials(trials, best, told_apart)
+    finally:  # after it, as in profile
+        if out is not None:
+            tuning = Tuning(workers=best.workers, threads=best.threads, prefetch=best.prefetch)
+            with publish_file(out) as temporary:
+                temporary.write_text(tuned_text(text, tuning, str(file)), encoding="utf-8")
+    if out is not None and not as_json:
+        print(f"Written to {out}. Checkpoints stay valid.")
+
+
+def _print_trials(trials: Sequence[Trial], best: Trial, told_apart: bool) -> None:
     console = Console()
     console.print(
         f"{_named(best)}: {best.samples_per_s:,.1f} samples/s, {decimal(best.memory_bytes)}.", highlight=False
     )
-    table = Table()
-    for title in ("workers", "threads", "prefetch", "samples/s", "predicted", "memory", "within the limit"):
+    if not told_apart:
+        widest = max(trials, key=lambda trial: trial.range_per_s[1] - trial.range_per_s[0])
+        least, most = widest.range_per_s
+        console.print(
+            f"The machine was too noisy to tell settings apart: {_named(widest)} gave {least:,.1f} and {most:,.1f} "
+            "samples/s. Of those that may be the fastest, the one above is the simplest. Measure again with more "
+            "--seconds, or when the machine does nothing else.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    table = Table(box=SIMPLE_HEAD, padding=0)  # so that it fits into 80 columns
+    for title in ("workers", "threads", "prefetch", "samples/s", "from", "to", "predicted", "memory", "fits"):
         table.add_column(title, justify="right")
     for trial in sorted(trials, key=lambda trial: (trial.workers, trial.threads, trial.prefetch)):
-        rates = (f"{trial.samples_per_s:,.1f}", f"{trial.predicted_per_s:,.1f}")
-        fits = "yes" if trial.fits else "no"
+        rates = (trial.samples_per_s or 0.0, *trial.range_per_s, trial.predicted_per_s)
         table.add_row(
-            *map(str, (trial.workers, trial.threads, trial.prefetch)), *rates, decimal(trial.memory_bytes), fits
-        )
+            *map(str, (trial.workers, trial.threads, trial.prefetch)), *map(profile_words.rate, rates),
+            decimal(trial.memory_bytes), "yes" if trial.fits else "no",
+        )  # fmt: skip
     console.print(table)
-    if out is not None:
-        console.print(f"Written to {out}. Checkpoints stay valid.", highlight=False)
 
 
 def _named(trial: Trial) -> str:

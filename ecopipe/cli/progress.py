@@ -57,6 +57,18 @@ def count_bar(description: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
+def clock(description: str) -> Iterator[Callable[[str], None]]:
+    """The time since it began, beside what is measured, which it does not disturb: it is drawn twice a second, and
+    nobody has to call it. Gives what changes the description."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(
+        *columns, console=stderr, transient=True, refresh_per_second=2, disable=not stderr.is_terminal
+    ) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+@contextlib.contextmanager
 def records_bar(description: str, total: int, before: int) -> Iterator[Callable[[int, int, int], None]]:
     """A bar over samples, ``before`` of them done, with their bytes, the rate, and the bad ones; gives what is called
     with the samples, bytes and bad samples done since the last call."""

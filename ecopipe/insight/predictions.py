@@ -21,10 +21,19 @@ PLAN = "plan"
 DELIVER = "deliver"
 
 LEAST_BATCHES = 64
-"""Batches that are simulated at least; measured ones come again and again."""
+"""Batches over which a simulated rate is taken at least; measured ones come again and again."""
 
-ROUNDS = 16
-"""Times that all batches on their way are replaced in a simulation: they come in bursts."""
+ROUNDS = 8
+"""Times that all batches on their way are replaced meanwhile: they come in bursts."""
+
+WARM = 4
+"""Times that they are replaced before, when the start is forgotten."""
+
+AHEAD = 256
+"""Batches on their way in a simulation at most, unless they are fewer than :data:`EACH_AHEAD` for each that makes
+them. More than all that were measured change nothing: they even out what varies in these already."""
+
+EACH_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ class Model:
 
     def run(self, workers: int, prefetch: int = 2, *, threads: int = 0, consumer_s: float | None = None) -> Outcome:
         """The simulated run: its rate, and how long each batch waited for a core; see :meth:`rate`."""
-        steps = self._with_consumer(consumer_s).steps
+        model = self._with_consumer(consumer_s)
+        steps = model.steps
         if not steps:
             return Outcome(0.0, 0.0)
         if not workers and not threads:
@@ -106,10 +116,9 @@ class Model:
             seconds = sum(cost.cpu_s * max(1.0, cost.cores / self.cores) + cost.blocked_s for cost in costs)
             return Outcome(sum(step.samples for step in steps) / max(seconds, 1e-9), 0.0)
         processes, each = max(workers, 1), max(threads, 1)
-        count = max(LEAST_BATCHES, len(steps), ROUNDS * processes * each * prefetch)
-        taken = [steps[number % len(steps)] for number in range(count)]
-        model = self if workers else replace(self, sending=Cost(), receiving=Cost())
-        return simulate(model, taken, processes, each, prefetch)
+        ahead = max(min(AHEAD, len(steps)) // (processes * each), EACH_AHEAD)
+        model = model if workers else replace(model, sending=Cost(), receiving=Cost())
+        return simulate(model, processes, each, min(prefetch, ahead))
 
     def _with_consumer(self, seconds: float | None) -> Model:
         if seconds is None:
@@ -161,35 +170,45 @@ def slope(moments_s: Sequence[float], samples: Sequence[int]) -> float:
     return float((moments * counts).sum()) / spread if spread > 1e-18 else float(counts[-1]) / 1e-9
 
 
-@dataclass
-class _Actor:
-    """A thread: what it is doing, in phases (cores, seconds left), the last one first."""
-
-    phases: list[tuple[float, float]] = field(default_factory=list)
-
-    def begin(self, costs: Iterable[Cost]) -> None:
-        found: list[tuple[float, float]] = []
-        for cost in costs:
-            for used, seconds in ((0.0, cost.blocked_s), (cost.cores, cost.cpu_s)):
-                if seconds > LEAST_S:
-                    found.append((used, seconds))
-        self.phases = found[::-1]
-
-
 LEAST_S = 1e-12
 """Seconds below which a phase is over: what rounding leaves."""
 
+Phase = tuple[float, float]
+"""Cores that are used, and seconds."""
 
-def simulate(model: Model, steps: Sequence[Step], processes: int, threads: int, prefetch: int) -> Outcome:
+
+@dataclass
+class _Actor:
+    """A thread: what it is doing, in phases that are left, the last one first."""
+
+    phases: list[Phase] = field(default_factory=list)
+
+
+def _phases(costs: Iterable[Cost]) -> list[Phase]:
+    """What a thread does one after the other, the last one first."""
+    found = [phase for cost in costs for phase in ((0.0, cost.blocked_s), (cost.cores, cost.cpu_s))]
+    return [phase for phase in found if phase[1] > LEAST_S][::-1]
+
+
+def simulate(model: Model, processes: int, threads: int, prefetch: int) -> Outcome:
     """Batches that the threads of some processes make, and one consumer takes; ``prefetch`` a thread are on their way.
 
-    The rate is that from the middle of the way on, when the start is forgotten.
+    The measured batches come again and again. The rate is that of whole rounds of them, so that it is the same
+    batches' under every setting; and the mean of several such stretches, since batches come in bursts.
     """
+    steps = model.steps
+    making = [_phases([*step.worker.values(), model.sending]) for step in steps]
+    coming = [_phases([model.receiving, step.main.get(PLAN, Cost())]) for step in steps]
+    taking = [_phases(cost for name, cost in step.main.items() if name != PLAN) for step in steps]
     main, makers = _Actor(), [_Actor() for _ in range(processes * threads)]
+    ahead = len(makers) * prefetch
+    rounds = -(-max(LEAST_BATCHES, ROUNDS * ahead) // len(steps))
+    begin_at, stretch = WARM * ahead, rounds * len(steps)
+    count = begin_at + stretch + ahead
     queues: list[deque[int]] = [deque() for _ in range(processes)]  # what was issued and is not begun
     doing: list[int | None] = [None] * len(makers)
     loads = [0] * processes
-    made = [False] * len(steps)
+    made: set[int] = set()
     delivered: list[float] = []
     issued = taken = 0
     waits = planned = False  # whether the consumer waits for a batch, and whether it has planned the next one
@@ -197,40 +216,43 @@ def simulate(model: Model, steps: Sequence[Step], processes: int, threads: int, 
 
     def issue() -> None:
         nonlocal issued
-        if issued < len(steps):
-            process = loads.index(min(loads))
-            loads[process] += 1
-            queues[process].append(issued)
-            free = (number for number in range(process * threads, (process + 1) * threads) if doing[number] is None)
-            if (number := next(free, None)) is not None:
-                begin(number, model.asking_s)
-            issued += 1
+        process = loads.index(min(loads))
+        loads[process] += 1
+        queues[process].append(issued)
+        issued += 1
+        free = (number for number in range(process * threads, (process + 1) * threads) if doing[number] is None)
+        if (number := next(free, None)) is not None:
+            begin(number)
+            makers[number].phases.append((0.0, model.asking_s))
 
-    def begin(number: int, after_s: float) -> None:
+    def begin(number: int) -> None:
         at = doing[number] = queues[number // threads].popleft()
-        makers[number].begin([Cost(0.0, after_s), *steps[at].worker.values(), model.sending])
+        makers[number].phases = making[at % len(steps)].copy()
 
-    for _ in range(len(makers) * prefetch):
+    for _ in range(ahead):
         issue()
     while True:
         for number, actor in enumerate(makers):
             while not actor.phases and (at := doing[number]) is not None:
-                made[at], doing[number] = True, None
+                made.add(at)
+                doing[number] = None
                 loads[number // threads] -= 1
                 if queues[number // threads]:
-                    begin(number, 0.0)
+                    begin(number)
         if not main.phases and planned:
             issue()
-            main.begin(cost for name, cost in steps[taken - 1].main.items() if name != PLAN)
+            main.phases = taking[(taken - 1) % len(steps)].copy()
             planned = False
         elif not main.phases:
             if len(delivered) < taken:
                 delivered.append(now)
-                if len(delivered) == len(steps):
+                if len(delivered) == count:
                     break
-            if made[taken]:
-                late = Cost(0.0, model.answering_s if waits else 0.0)
-                main.begin([late, model.receiving, steps[taken].main.get(PLAN, Cost())])
+            if taken in made:
+                made.remove(taken)
+                main.phases = coming[taken % len(steps)].copy()
+                if waits:
+                    main.phases.append((0.0, model.answering_s))
                 taken, planned = taken + 1, True
             waits = not planned
         active = [actor for actor in (main, *makers) if actor.phases]
@@ -246,6 +268,7 @@ def simulate(model: Model, steps: Sequence[Step], processes: int, threads: int, 
             left -= after * (speed if used else 1.0)
             if left > LEAST_S:
                 actor.phases.append((used, left))
-    half = len(steps) // 2
-    rate = slope(delivered[half:], [step.samples for step in steps[half:]])
-    return Outcome(rate, starved / len(steps))
+    ends, begins = delivered[begin_at + stretch :], delivered[begin_at : begin_at + ahead]
+    seconds = (sum(ends) - sum(begins)) / ahead
+    samples = rounds * sum(step.samples for step in steps)
+    return Outcome(samples / max(seconds, 1e-9), starved / count)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ecopipe.insight import profile_words
 from ecopipe.insight.predictions import PLAN, Model
-from ecopipe.insight.profile_model import measured_rate, model_of, steady
+from ecopipe.insight.profile_model import calibration, measured_rate, model_of, steady
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Delivery, Gauge, Recording
 from ecopipe.vocabulary.errors import DataError
@@ -24,6 +25,7 @@ DRAWN = 2000
 """Batches that the document lists, for charts: the last ones."""
 
 PREFETCHES = (1, 2, 4, 8)
+CONSUMERS_MS = (0, 10, 100)
 
 
 class Profile:
@@ -33,6 +35,9 @@ class Profile:
             for batch in itertools.islice(loader, 200):
                 train(batch)
         print(profile.words())
+
+    Asking it for anything ends the recording, inside the ``with`` as well: :attr:`model`, :meth:`as_json` and
+    :meth:`words` call :meth:`stop`.
 
     What is delivered does not change. Batches that were on their way when it began are not looked at; it holds 20,000.
 
@@ -61,27 +66,33 @@ class Profile:
 
     @property
     def model(self) -> Model:
-        """What predicts: the measured costs of each batch."""
+        """What predicts: the measured costs of each batch. Ends the recording."""
         self.stop()
         return model_of(self.recording)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as one JSON document. Times are in the unit of their names; ``README`` of the keys:
+        """Everything as one JSON document. Ends the recording. Times are in the unit of their names; the keys:
 
         ``run``: what was measured. ``limit``: the part whose absence would bring most. ``stages``: a row each, in the
         order of the way. ``queues``: how long tasks waited for a worker, and batches for the consumer. ``workers``: a
         row each. ``predictions``: samples per second under other settings. ``batches``, ``lengths``: for charts.
+
+        All rates that are predicted stand in proportion to what was measured: they are what the model says, times
+        ``run.samples_per_s`` / ``limit.modelled_per_s``, which is what it says of the settings of the run.
 
         Raises:
             DataError: Too little was recorded.
         """
         self.stop()
         if len(self.recording.deliveries) < 3 or not (found := steady(self.recording)):
+            count = len(self.recording.deliveries)
             raise DataError(
-                f"profile: {len(self.recording.deliveries)} batches were recorded; at least 3 are wanted. Take more "
-                "batches inside its 'with', or make them smaller."
+                f"profile: {count} {'batch was' if count == 1 else 'batches were'} recorded; at least 3 are wanted. "
+                "Take more inside its 'with' (from the shell: with a larger --seconds), or make them smaller."
             )
         model = model_of(self.recording)
+        scale = calibration(model, self.recording)
+        free = _headroom(model, self.recording, scale)
         document = {
             "format": FORMAT,
             "settings": {
@@ -91,19 +102,19 @@ class Profile:
                 "stages": [stage.label for stage in self._pipeline.stages],
             },
             "run": _run(self.recording, found),
-            "limit": _limit(model, self.recording),
-            "stages": _stages(self.recording, found, model),
+            "limit": _limit(model, self.recording, scale, free),
+            "stages": _stages(self.recording, found, free),
             "queues": _queues(found),
             "transfer": _transfer(self.recording, found),
             "workers": _workers(self.recording),
-            "predictions": predictions(model, self.recording),
+            "predictions": _predictions(model, self.recording, scale, free),
             "batches": _batches(self.recording),
             "lengths": _lengths(self.recording.deliveries),
         }  # fmt: skip
         return {**document, "words": profile_words.told(document)}
 
     def words(self) -> str:
-        """What limits, and what would change it, in sentences.
+        """What limits, and what would change it, in sentences. Ends the recording.
 
         Raises:
             DataError: Too little was recorded.
@@ -140,22 +151,36 @@ def _run(recording: Recording, found: list[Delivery]) -> dict[str, Any]:
 
 
 def _starved(recording: Recording, found: list[Delivery]) -> float:
-    """Of the time in which batches were made, in workers and behind them, the part in which no core was free."""
-    times = [one.times for one in found if one.times is not None]
-    main = [one for one in found if one.times is None or recording.is_beside(one.times)]
-    starved = sum(one.starved_ns for one in times) + sum(one.starved_ns for one in main)
-    device = sum(tally.wall.total_ns for one in main for tally in one.device.values())
-    return min(starved / max(sum(one.wall_ns for one in times) + device, 1), 1.0)
+    """Of the time that threads took to make batches, the part in which no core was free for them.
+
+    The consumer's counts, from asking to having, where it makes them itself: else it waits there for the others.
+    """
+    spans = [
+        (one.times.starved_ns, one.times.wall_ns)
+        if one.times is not None and recording.is_beside(one.times)
+        else (one.starved_ns, one.delivered_ns - one.asked_ns)
+        for one in found
+    ]
+    return min(sum(starved for starved, _ in spans) / max(sum(wall for _, wall in spans), 1), 1.0)
 
 
-def _limit(model: Model, recording: Recording) -> dict[str, Any]:
-    name, without = model.limiting(recording.workers, recording.prefetch, recording.threads)
+def _headroom(model: Model, recording: Recording, scale: float) -> dict[str, float]:
+    """Samples per second if a part cost nothing, which makes nothing slower."""
     now = model.rate(recording.workers, recording.prefetch, threads=recording.threads)
-    gain = without / max(now, 1e-9)
-    return {"name": name, "clear": gain >= CLEAR, "modelled_per_s": round(now, 2), "without_per_s": round(without, 2)}
+    found = model.headroom(recording.workers, recording.prefetch, recording.threads)
+    return {name: scale * max(rate, now) for name, rate in found.items()}
 
 
-def _stages(recording: Recording, found: list[Delivery], model: Model) -> list[dict[str, Any]]:
+def _limit(model: Model, recording: Recording, scale: float, free: Mapping[str, float]) -> dict[str, Any]:
+    name = max(free, key=lambda name: free[name])
+    now = model.rate(recording.workers, recording.prefetch, threads=recording.threads)
+    gain = free[name] / max(scale * now, 1e-9)
+    return {
+        "name": name, "clear": gain >= CLEAR, "modelled_per_s": round(now, 2), "without_per_s": round(free[name], 2),
+    }  # fmt: skip
+
+
+def _stages(recording: Recording, found: list[Delivery], free: Mapping[str, float]) -> list[dict[str, Any]]:
     """A row for each part: where it runs, and what it took."""
     worker: dict[str, Tally] = {}
     main: dict[str, Tally] = {PLAN: Tally()}
@@ -169,7 +194,6 @@ def _stages(recording: Recording, found: list[Delivery], model: Model) -> list[d
     total = sum(tally.wall.total_ns for tally in [*worker.values(), *main.values()]) or 1
     place = "worker" if recording.workers else "main"
     on = "gpu" if recording.device.type == "cuda" else "main"
-    headroom = model.headroom(recording.workers, recording.prefetch, recording.threads)
     rows = []
     for name, tally, where in [
         *((name, tally, place) for name, tally in worker.items()),
@@ -187,7 +211,7 @@ def _stages(recording: Recording, found: list[Delivery], model: Model) -> list[d
             "share": round(tally.wall.total_ns / total, 4),
             "bytes_in": round(tally.bytes_in),
             "bytes_out": round(tally.bytes_out),
-            "without_per_s": round(headroom[name], 2) if name in headroom else None,
+            "without_per_s": round(free[name], 2) if name in free else None,
             **tally.wall.figures(),
         })  # fmt: skip
     return rows
@@ -230,7 +254,9 @@ def _workers(recording: Recording) -> list[dict[str, Any]]:
     return rows
 
 
-def predictions(model: Model, recording: Recording) -> dict[str, Any]:
+def _predictions(
+    model: Model, recording: Recording, scale: float, free: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
     """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`.
 
     Of several threads nothing is told of ``workers``: in what they took, waiting for the interpreter's lock looks like
@@ -239,24 +265,25 @@ def predictions(model: Model, recording: Recording) -> dict[str, Any]:
     workers, prefetch, threads = recording.workers, recording.prefetch, recording.threads
     most = max(4, workers, cores())
     counts = [0, 1, 2, *range(3, min(most, 16) + 1), *(count for count in (24, 32, 48, 64) if count <= most)]
+
+    def rate(workers: int, prefetch: int, threads: int, consumer_s: float | None = None) -> float:
+        return round(scale * model.rate(workers, prefetch, threads=threads, consumer_s=consumer_s), 2)
+
+    slower = {str(ms): rate(workers, prefetch, threads, ms / 1e3) for ms in CONSUMERS_MS}
     found = {
-        "without": {name: round(rate, 2) for name, rate in model.headroom(workers, prefetch, threads).items()},
-        "consumer_ms": {
-            f"{ms}": round(model.rate(workers, prefetch, threads=threads, consumer_s=ms / 1e3), 2)
-            for ms in (0, 10, 100)
-        },
+        "without": {name: round(value, 2) for name, value in free.items()},
+        # a quick consumer gets at least what a slow one does
+        "consumer_ms": {ms: max(list(slower.values())[at:]) for at, ms in enumerate(slower)},
     }
     if threads < 2:
         found["workers"] = {
-            str(count): round(model.rate(count, prefetch, threads=threads if count == workers else 0), 2)
-            for count in sorted(counts)
+            str(count): rate(count, prefetch, threads if count == workers else 0)
+            for count in sorted({*counts, workers})
         }
     if not recording.beside:
-        found["threads"] = {
-            str(count): round(model.rate(0, prefetch, threads=count), 2) for count in range(1, cores() + 1)
-        }
+        found["threads"] = {str(count): rate(0, prefetch, count) for count in range(1, cores() + 1)}
     if recording.beside:
-        found["prefetch"] = {str(count): round(model.rate(workers, count, threads=threads), 2) for count in PREFETCHES}
+        found["prefetch"] = {str(count): rate(workers, count, threads) for count in PREFETCHES}
     return found
 
 

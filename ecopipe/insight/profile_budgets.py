@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from ecopipe.insight.predictions import CONSUMER, Model
-from ecopipe.insight.profile_model import BUDGETS, PER_BATCH
+from ecopipe.insight.profile_model import BUDGETS, PER_BATCH, calibration
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.plan.items import OpenedItems
 from ecopipe.plan.mixed import Opened
@@ -31,7 +31,7 @@ class Planned:
 
 def budgets(loader: Loader, model: Model, recording: Recording) -> list[dict[str, Any]]:
     """For half, double and four times the budget: samples per batch, padding, and the samples per second that it would
-    give, with a consumer whose step takes longer as the padded batch grows.
+    give, in proportion to what was measured, with a consumer whose step takes longer as the padded batch grows.
 
     Nothing is said of a pipeline without a budget, or of an iterable, which cannot be planned beforehand.
     """
@@ -103,4 +103,4 @@ def _rate(pipeline: Pipeline, model: Model, recording: Recording, now: Planned, 
     padded = {CONSUMER, *(stage.label for stage in [pipeline.collate, *pipeline.device_stages])}
     grown = {name: stretched if name in padded else more for name in model.parts() if name not in PER_BATCH}
     rate = model.scaled(grown).rate(recording.workers, recording.prefetch, threads=recording.threads)
-    return rate * more
+    return rate * more * calibration(model, recording)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ecopipe.insight.predictions import Model
 from ecopipe.insight.profile_memory import raw_batches
+from ecopipe.insight.profile_model import calibration
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Recording
 from ecopipe.run.loader import Loader
@@ -36,7 +37,8 @@ _NAMES = {"wav": "16-bit WAV", "raw": "raw arrays"}
 
 
 def codecs(loader: Loader, model: Model, recording: Recording) -> list[dict[str, Any]]:
-    """For each other format: the samples per second that it would give, and how much disk it would take.
+    """For each other format: the samples per second that it would give, in proportion to what was measured, and how
+    much disk it would take.
 
     Nothing is said of a pipeline that has none of the decoders, or whose samples cannot be encoded so.
     """
@@ -86,7 +88,7 @@ def _tried(
         "decode_us": round(1e6 * statistics.fmean(old_s), 2),
         "decode_us_then": round(1e6 * statistics.fmean(new_s), 2),
         "disk": round(disk, 4),
-        "samples_per_s": round(rate, 2),
+        "samples_per_s": round(rate * calibration(model, recording), 2),
     }
 
 

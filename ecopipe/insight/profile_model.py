@@ -23,6 +23,9 @@ MESSAGE_S = 150e-6
 LATENCY_S = 300e-6
 """Seconds after which a message wakes a process, where none was there to measure it."""
 
+MOST_STEPS = 1000
+"""Batches of a long recording that the model keeps, one of every so many: each prediction goes through all of them."""
+
 ENOUGH = 4
 """Batches from which on what lies between them is told by the clock."""
 
@@ -38,6 +41,14 @@ def steady(recording: Recording) -> list[Delivery]:
 def measured_rate(deliveries: Sequence[Delivery]) -> float:
     """Samples per second of some deliveries."""
     return slope([one.delivered_ns / 1e9 for one in deliveries], [one.samples for one in deliveries])
+
+
+def calibration(model: Model, recording: Recording) -> float:
+    """What was measured, divided by what the model says of the same settings: other predictions times this are in
+    proportion to what was measured. 1 if too little was recorded."""
+    found = steady(recording)
+    now = model.rate(recording.workers, recording.prefetch, threads=recording.threads)
+    return measured_rate(found) / now if len(found) > 1 and now > 0 else 1.0
 
 
 def model_of(recording: Recording) -> Model:
@@ -63,7 +74,8 @@ def _starved_ns(one: Delivery, recording: Recording) -> int:
 def _with(recording: Recording, deliveries: Sequence[Delivery], own: float) -> Model:
     """The model, if such a share of the waiting for cores was the recorded threads' own doing."""
     staged = _staged([one.times for one in deliveries if one.times])
-    steps = tuple(_step(one, recording, own, staged) for one in deliveries)
+    each = -(-len(deliveries) // MOST_STEPS) or 1
+    steps = tuple(_step(one, recording, own, staged) for one in deliveries[::each])
     if not recording.workers:
         sent = min((packed for packed, _ in recording.tried), default=0) / 1e9
         received = min((unpacked for _, unpacked in recording.tried), default=0) / 1e9

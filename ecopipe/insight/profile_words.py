@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecopipe.insight.predictions import CONSUMER
+from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, TRANSFER
+from ecopipe.insight.profile_model import REST
 
 HELPS = 1.05
 """A setting is recommended if it gives so much more."""
@@ -13,12 +14,23 @@ HELPS = 1.05
 STARVED = 0.2
 """Waiting for a core is told from such a share of the work on."""
 
+EXPLAINED = {
+    PLAN: "plan: choosing the samples of each batch, in the consumer's process",
+    DELIVER: "deliver: what the consumer's process does to hand a batch over, beside its stages",
+    TRANSFER: "transfer: packing batches in the workers, and receiving them in the consumer's process",
+    REST: "the rest: what is done for a batch where it is made, outside of its stages",
+}
+"""Parts that no stage is, where one is named as what limits."""
+
+SPOKEN = {REST: "the rest of making a batch", CONSUMER: "the consumer"}
+"""Parts that are called by other names in sentences."""
+
 
 def told(document: Mapping[str, Any]) -> list[str]:
     """What limits, how long the consumer waits, and what would change it: a sentence or two each."""
-    found = [_limit(document), _waiting(document["run"]), _workers(document)]
+    found = [_limit(document), _waiting(document), _workers(document)]
     found += [_mode(document["settings"]), _prefetch(document), _budget(document)]
-    found += [_codec(row) for row in document.get("codecs", [])]
+    found += [_codec(row, document["run"]) for row in document.get("codecs", [])]
     return [sentence for sentence in found if sentence]
 
 
@@ -35,19 +47,25 @@ def _limit(document: Mapping[str, Any]) -> str:
     limit, run = document["limit"], document["run"]
     workers = _makers(document["settings"])
     now, without = rate(run["samples_per_s"]), rate(limit["without_per_s"])
+    name = SPOKEN.get(limit["name"], limit["name"])
+    explained = f" ({EXPLAINED[limit['name']]}.)" if limit["name"] in EXPLAINED else ""
     if not limit["clear"]:
-        return f"Nothing limits alone: {now} samples/s with {workers}; without {limit['name']} it would be {without}."
+        return f"Nothing limits alone: {now} samples/s with {workers}; without {name} it would be {without}.{explained}"
     if limit["name"] == CONSUMER:
         return f"The consumer limits: {now} samples/s with {workers}, of {without} that the pipeline could give."
-    return f"{limit['name']} limits: {now} samples/s with {workers}, of {without} if it cost nothing."
+    begin = name[:1].upper() + name[1:] if limit["name"] in SPOKEN else name
+    return f"{begin} limits: {now} samples/s with {workers}, of {without} if it cost nothing.{explained}"
 
 
-def _waiting(run: Mapping[str, Any]) -> str:
+def _waiting(document: Mapping[str, Any]) -> str:
+    run, settings = document["run"], document["settings"]
     text = f"{run['waiting_share']:.0%} of the consumer's time is waiting for data."
     if run["gpu_dry_share"] is not None:
         text += f" The GPU had nothing left to do at {run['gpu_dry_share']:.0%} of the hand-overs."
     if run["starved_share"] >= STARVED:
-        text += f" {run['starved_share']:.0%} of the work was waiting for a core: too many processes share them."
+        text += f" {run['starved_share']:.0%} of the work was waiting for a core: "
+        sharing = f"{_makers(settings)}, the training process and other programs share {_cores(settings)}."
+        text += sharing if settings["beside"] else "other programs took it."
     return text
 
 
@@ -57,15 +75,16 @@ def _workers(document: Mapping[str, Any]) -> str:
         return "What workers would give is told by a profile without threads, or measured by 'ecopipe tune'."
     shown = [count for count in ("0", "1", "2", "4", "8", "16", "32", "64") if count in predicted]
     told = ", ".join(f"{count}: {rate(predicted[count])}" for count in shown)
-    cores, beside = document["settings"]["cores"], _threads(document)
+    cores, beside = _cores(document["settings"]), _threads(document)
     best = max(predicted.values())
     fewest = next(count for count, value in predicted.items() if value >= best / HELPS)
-    now = predicted.get(str(document["settings"]["workers"]), 0.0)
+    now = document["run"]["samples_per_s"]
     if now >= best / HELPS:
         advice = "more workers would not help"
     else:
         advice = f"{_count(int(fewest))} would give about {rate(predicted[fewest])} samples/s"
-    return f"On {cores} cores {advice} (samples/s by workers: {told}{beside})."
+    free = ", if cores are free for them" if document["run"]["starved_share"] >= STARVED else ""
+    return f"On {cores} {advice} (samples/s by workers{free}: {told}{beside})."
 
 
 def _threads(document: Mapping[str, Any]) -> str:
@@ -74,7 +93,12 @@ def _threads(document: Mapping[str, Any]) -> str:
     if not predicted:
         return ""
     count, value = max(predicted.items(), key=lambda one: one[1])
-    return f"; with {count} threads at most {rate(value)}"
+    threads = "1 thread" if count == "1" else f"{count} threads"
+    return f"; with {threads} at most {rate(value)}"
+
+
+def _cores(settings: Mapping[str, Any]) -> str:
+    return f"{settings['cores']} core{'s' * (settings['cores'] > 1)}"
 
 
 def _makers(settings: Mapping[str, Any]) -> str:
@@ -88,16 +112,16 @@ def _makers(settings: Mapping[str, Any]) -> str:
 
 def _prefetch(document: Mapping[str, Any]) -> str:
     predicted = document["predictions"].get("prefetch", {})
-    now = predicted.get(str(document["settings"]["prefetch"]), 0.0)
+    now = document["run"]["samples_per_s"]
     better = [(count, value) for count, value in predicted.items() if value > now * HELPS]
-    if not better or not now:
+    if not better:
         return ""
     count, value = better[0]
     return f"prefetch={count} would give about {rate(value)} samples/s."
 
 
-def _codec(row: Mapping[str, Any]) -> str:
-    if row["samples_per_s"] is None:
+def _codec(row: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    if row["samples_per_s"] is None or row["samples_per_s"] <= run["samples_per_s"] * HELPS:
         return ""
     return (
         f"Storing {row['to']} instead of {row['of']} would give about {rate(row['samples_per_s'])} samples/s at "
@@ -107,7 +131,7 @@ def _codec(row: Mapping[str, Any]) -> str:
 
 def _budget(document: Mapping[str, Any]) -> str:
     """The budget that would give most, if it gives more."""
-    now = document["limit"]["modelled_per_s"]
+    now = document["run"]["samples_per_s"]
     better = [row for row in document.get("budgets", []) if row["samples_per_s"] > now * HELPS]
     if not better:
         return ""

@@ -11,7 +11,7 @@ from typing import Any
 from ecopipe.insight import profile_words, report_charts, report_flow
 from ecopipe.insight.profile import DRAWN
 from ecopipe.insight.report_examples import Examples
-from ecopipe.insight.report_figures import decimal_bytes, spoken_us
+from ecopipe.insight.report_figures import decimal_bytes, shown_part, spoken_us
 from ecopipe.pipeline.pipeline import Pipeline
 from ecopipe.run.gauge import Recording
 from ecopipe.storage.publish import publish_file
@@ -61,7 +61,9 @@ def page(document: Mapping[str, Any], pipeline: Pipeline, examples: Examples, *,
     surroundings = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    surroundings.filters |= {"rate": profile_words.rate, "us": spoken_us, "bytes": decimal_bytes}
+    surroundings.filters |= {
+        "rate": profile_words.rate, "us": spoken_us, "bytes": decimal_bytes, "shown": shown_part,
+    }  # fmt: skip
     device_stages = [stage.label for stage in pipeline.device_stages]
     return surroundings.from_string(source).render(
         name=document.get("pipeline", "a loader"),

@@ -15,7 +15,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ecopipe.insight.profile_words import rate
+from ecopipe.insight.profile_words import SPOKEN, rate
+from ecopipe.insight.report_figures import shown_part
 
 Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -168,7 +169,8 @@ def _waits(document: Mapping[str, Any]) -> Chart:
             "color": {"field": "what", "type": "nominal", "scale": scale, "legend": _LEGEND},
         },
     }
-    about = "How long the consumer waited for each batch, and how long the batch had been ready before."
+    ready = ", and how long the batch had been ready before" if len(wanted) > 1 else ""
+    about = f"How long the consumer waited for each batch{ready}."
     return _chart("waits", "Waiting over time", about + _each(several), spec)
 
 
@@ -281,14 +283,18 @@ def _workers(document: Mapping[str, Any]) -> Chart | None:
         ],
     }  # fmt: skip
     best = max(rows, key=lambda row: row["rate"])
-    about = f"Predicted from the measured times; most with {best['workers']}: {rate(best['rate'])} samples/s."
+    most = f"{best['workers']}: {rate(best['rate'])} samples/s"
+    about = f"As it was measured, and predicted in proportion to that; most with {most}."
     return _chart("workers", "Samples per second by workers", about, spec)
 
 
 def _headroom(document: Mapping[str, Any]) -> Chart:
     limit = document["limit"]["name"]
     found = sorted(document["predictions"]["without"].items(), key=lambda pair: -pair[1])
-    rows = [{"part": name, "rate": value, "where": LIMITING if name == limit else "other"} for name, value in found]
+    rows = [
+        {"part": shown_part(name), "rate": value, "where": LIMITING if name == limit else "other"}
+        for name, value in found
+    ]
     scale = {"domain": [LIMITING, "other"], "range": ["var(--limit)", "var(--c1)"]}
     spec = {
         "data": {"values": rows},
@@ -304,7 +310,8 @@ def _headroom(document: Mapping[str, Any]) -> Chart:
              "encoding": {"text": {"field": "rate", "type": "quantitative", "format": ",.3~s"}}},
         ],
     }  # fmt: skip
-    return _chart("headroom", "If a part cost nothing", f"Most would come without {limit}.", spec)
+    about = f"Most would come without {SPOKEN.get(limit, limit)}."
+    return _chart("headroom", "If a part cost nothing", about, spec)
 
 
 # -- what all share ---------------------------------------------------------------------------------------------------

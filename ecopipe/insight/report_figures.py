@@ -1,8 +1,10 @@
-"""Numbers of a profile as people read them."""
+"""Numbers and names of a profile as people read them."""
 
 from __future__ import annotations
 
 from rich.filesize import decimal
+
+from ecopipe.insight.profile_model import REST
 
 
 def spoken_us(value: float) -> str:
@@ -24,3 +26,12 @@ def decimal_bytes(value: float) -> str:
     ('999 bytes', '1.2 kB', '26.3 MB')
     """
     return decimal(int(value))
+
+
+def shown_part(name: str) -> str:
+    """The name of a part in pictures and tables: that of the rest fits where there are no workers, too.
+
+    >>> shown_part("rest of the worker"), shown_part("Collate")
+    ('rest of making', 'Collate')
+    """
+    return "rest of making" if name == REST else name

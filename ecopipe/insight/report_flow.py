@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ecopipe.insight.predictions import CONSUMER, DELIVER, PLAN, TRANSFER
 from ecopipe.insight.profile_model import REST
 from ecopipe.insight.profile_words import rate
-from ecopipe.insight.report_figures import spoken_us
+from ecopipe.insight.report_figures import shown_part, spoken_us
 
 WIDE_ROW = 6
 """Parts beside each other on a wide screen; on a narrow one each has a line of its own."""
@@ -101,7 +101,7 @@ def stations(document: Mapping[str, Any], device_stages: Sequence[str]) -> list[
     busy = [row["busy_share"] for row in document["workers"]]
     note = f"{sum(busy) / len(busy):.0%} busy" if workers and busy else ""
     found.append(Station(place, tuple(making), next(before), note))
-    note = f"{document['run']['waiting_share']:.0%} waiting for data"
+    note = f"training waits: {document['run']['waiting_share']:.0%}"
     found.append(Station(device, tuple(behind), next(before), note))
     return found
 
@@ -156,7 +156,7 @@ def picture(document: Mapping[str, Any], device_stages: Sequence[str], *, narrow
             top = _between(drawn, layout, top, station.queue)
         top = _station(drawn, layout, top, station, document["limit"]["clear"])
     limit = document["limit"]["name"]
-    told = f"The way of a batch; {limit} limits." if document["limit"]["clear"] else "The way of a batch."
+    told = f"The way of a batch; {shown_part(limit)} limits." if document["limit"]["clear"] else "The way of a batch."
     begin = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="flow" viewBox="0 0 {layout.width} {top + 4:g}" role="img" '
         f'aria-label="{escape(told)}" style="max-width:{layout.width}px">'
@@ -218,10 +218,11 @@ def _arrow(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _box(layout: _Layout, x: float, y: float, part: Part, clear: bool) -> str:
-    name = part.name if len(part.name) <= _LETTERS else part.name[: _LETTERS - 1] + "…"
+    whole = shown_part(part.name)
+    name = whole if len(whole) <= _LETTERS else whole[: _LETTERS - 1] + "…"
     each = "" if part.per_sample_us is None else f"{spoken_us(part.per_sample_us)} per sample"
     speed = "" if not part.items_per_s else f"{rate(part.items_per_s)}/s"
-    told = ", ".join(one for one in (part.name, each, speed and f"{speed[:-2]} samples/s", part.note) if one)
+    told = ", ".join(one for one in (whole, each, speed and f"{speed[:-2]} samples/s", part.note) if one)
     classes = "part limits" if part.limits else "part"
     lines = [each, speed] if layout.row > 1 else [each]
     wide = (

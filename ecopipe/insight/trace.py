@@ -11,12 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from ecopipe.run.gauge import Delivery, Recording
 from ecopipe.storage.publish import publish_file
+from ecopipe.vocabulary.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 MAIN, CONSUMER = 1, 2
 """The tracks of the consumer's process: the loader, and the consumer."""
+
+MEANINGS = {
+    "batches_total": "Batches that were handed out.",
+    "samples_total": "Samples that were handed out.",
+    "wait_seconds_total": "Seconds that the consumer waited for batches.",
+    "consumer_seconds_total": "Seconds that the consumer worked between batches.",
+    "cache_hits_total": "Shards that were in the cache.",
+    "cache_misses_total": "Shards that were not in the cache.",
+    "cache_evictions_total": "Shards removed from the cache.",
+    "cache_bytes_fetched_total": "Bytes fetched into the cache.",
+    "cache_bytes_read_through_total": "Bytes read past the cache.",
+    "workers": "Worker processes.",
+    "threads": "Threads that make batches, of each worker or of this process.",
+    "epoch": "The epoch that the loader is in.",
+}
+"""What each of ``loader.metrics()`` is, for Prometheus."""
 
 
 def events(recording: Recording) -> list[dict[str, Any]]:
@@ -85,16 +102,32 @@ def write_trace(recording: Recording, path: Path) -> None:
 def prometheus(metrics: Mapping[str, float], labels: Mapping[str, str] | None = None) -> str:
     """What ``loader.metrics()`` gives, in Prometheus' text format.
 
+    Args:
+        metrics: Names and values; a name that ends in ``_total`` is a counter, any other a gauge.
+        labels: Names and values that every line bears, such as the rank.
+
+    Raises:
+        ConfigError: A label's name is none that Prometheus takes.
+
     >>> print(prometheus({"batches_total": 3.0}, {"rank": "0"}), end="")
+    # HELP ecopipe_batches_total Batches that were handed out.
     # TYPE ecopipe_batches_total counter
     ecopipe_batches_total{rank="0"} 3.0
     """
+    for label in labels or ():
+        if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", label):
+            raise ConfigError(
+                f"prometheus: {label!r} is no name of a label. Use letters, digits and underscores, with no digit and "
+                "no two underscores at the beginning."
+            )
     told = ",".join(f'{name}="{_escaped(value)}"' for name, value in (labels or {}).items())
     lines = []
     for name, value in metrics.items():
         full = "ecopipe_" + re.sub(r"[^a-zA-Z0-9_]", "_", name)
         kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# TYPE {full} {kind}", f"{full}{{{told}}} {value}" if told else f"{full} {value}"]
+        meaning = MEANINGS.get(name, f"{name} of an ecopipe loader.").replace("\\", "\\\\").replace("\n", "\\n")
+        lines += [f"# HELP {full} {meaning}", f"# TYPE {full} {kind}"]
+        lines += [f"{full}{{{told}}} {value}" if told else f"{full} {value}"]
     return "".join(f"{line}\n" for line in lines)
 
 

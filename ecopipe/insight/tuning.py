@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import tomli_w
@@ -32,8 +33,11 @@ THREADS = (0, 1, 2, 4)
 TRIALS = 6
 """Settings that are measured at most."""
 
-ROUNDS = 8
-"""Times that all batches on their way are replaced while a setting is measured: they come in bursts."""
+TURNS = 2
+"""Times that each setting is measured, in turn with the others."""
+
+ROUNDS = 4
+"""Times that all batches on their way are replaced while a setting is measured once: they come in bursts."""
 
 AS_GOOD = 0.97
 """A setting of fewer processes and threads, or of less prefetch, is preferred if it gives so much of the best."""
@@ -43,8 +47,9 @@ AS_GOOD = 0.97
 class Trial:
     """A setting: the samples per second that were predicted and measured, and the memory of all its processes.
 
-    What was not measured has a rate of None; ``fits`` says whether it kept to the limit. With threads the prediction is
-    the most that they could reach: see :meth:`ecopipe.insight.predictions.Model.rate`.
+    ``turns_per_s`` are the rates of each time that it was measured, and ``samples_per_s`` is their median, None before
+    the first; ``fits`` says whether it kept to the limit. With threads the prediction is the most that they could
+    reach: see :meth:`ecopipe.insight.predictions.Model.rate`.
     """
 
     workers: int
@@ -52,6 +57,7 @@ class Trial:
     prefetch: int
     predicted_per_s: float
     samples_per_s: float | None = None
+    turns_per_s: tuple[float, ...] = ()
     memory_bytes: int = 0
     fits: bool = True
 
@@ -64,6 +70,23 @@ class Trial:
     def mode(self) -> tuple[bool, bool]:
         """Whether there are workers, and whether there are threads."""
         return self.workers > 0, self.threads > 0
+
+    @property
+    def effort(self) -> tuple[int, int, int]:
+        """What is less is simpler."""
+        return self.makers, self.threads, self.prefetch
+
+    @property
+    def range_per_s(self) -> tuple[float, float]:
+        """The least and the most that was measured."""
+        return min(self.turns_per_s), max(self.turns_per_s)
+
+    def measured(self, samples_per_s: float, memory_bytes: int, limit_bytes: int | None) -> Trial:
+        """The setting after it was measured once more."""
+        turns = (*self.turns_per_s, round(samples_per_s, 2))
+        memory = max(self.memory_bytes, memory_bytes)
+        fits = limit_bytes is None or memory <= limit_bytes
+        return replace(self, samples_per_s=round(median(turns), 2), turns_per_s=turns, memory_bytes=memory, fits=fits)
 
 
 def taken(
@@ -94,7 +117,10 @@ def tune(
     device: str = "cpu",
     told: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """Measures the settings that a first profile promises most of; the best first.
+    """Measures the settings that a first profile promises most of; the best first, as :func:`best_of` finds it.
+
+    Each is measured several times, in turn with the others and every other time in reverse, so that a machine that
+    becomes slower or faster meanwhile favours none.
 
     Args:
         pipeline: What to run.
@@ -103,52 +129,68 @@ def tune(
         seconds: To spend, about.
         consumer_s: A training step that is imitated, by waiting.
         device: Where device stages run.
-        told: Called with each setting that was measured.
+        told: Called with a setting whenever it was measured.
 
     Raises:
         ConfigError: Not even without workers does it keep to the limit.
         DataError: The pipeline gives too few batches to measure.
     """
-    each = seconds / (TRIALS + 1)
-    near = Trial(0, 0, 2, 0.0)
-    profile, memory = _measured(pipeline, shards, near, each, consumer_s, device)
-    model = profile.model
+    each = measured_s(seconds)
+    profile, memory = _measured(pipeline, shards, Trial(0, 0, 2, 0.0), TURNS * each, consumer_s, device)
     if memory_bytes is not None and memory > memory_bytes:
         raise ConfigError(
             f"tune: without workers it takes {memory:,} bytes, more than the limit of {memory_bytes:,}. Raise it, or "
             "make batches smaller."
         )
-    found: list[Trial] = []
-    for trial in promising(model):
-        if trial.makers:
-            profile, memory = _measured(pipeline, shards, trial, each, consumer_s, device)
-        fits = memory_bytes is None or memory <= memory_bytes
-        predicted, rate = round(trial.predicted_per_s, 2), round(_rate(profile), 2)
-        found.append(replace(trial, predicted_per_s=predicted, samples_per_s=rate, memory_bytes=memory, fits=fits))
-        told(found[-1])
-    best = max(trial.samples_per_s or 0.0 for trial in found if trial.fits)
-    good = [trial for trial in found if trial.fits and (trial.samples_per_s or 0.0) >= AS_GOOD * best]
-    first = min(good, key=lambda trial: (trial.makers, trial.threads, trial.prefetch))
-    return [first, *(trial for trial in found if trial is not first)]
+    threads_alone = not any(stage.seeds_process for stage in pipeline.sample_stages)
+    found = promising(profile.model, threads_alone=threads_alone)
+    for turn in range(TURNS):
+        for at in range(len(found))[:: -1 if turn % 2 else 1]:
+            profile, memory = _measured(pipeline, shards, found[at], each, consumer_s, device)
+            found[at] = found[at].measured(_rate(profile), memory, memory_bytes)
+            told(found[at])
+    best, _ = best_of(found)
+    return [best, *(trial for trial in found if trial is not best)]
 
 
-def promising(model: Model, most: int = 0) -> list[Trial]:
+def measured_s(seconds: float) -> float:
+    """Seconds that each setting is measured for, each time, of those that all of it may take."""
+    return seconds / (TRIALS + 1) / TURNS
+
+
+def best_of(trials: Sequence[Trial]) -> tuple[Trial, bool]:
+    """The simplest of those that are nearly as fast as the fastest; and whether they could be told apart.
+
+    They cannot where a simpler one was slower, but once as fast as the fastest was another time: then it is taken.
+    Where nothing keeps to the limit any more it is the one that takes least memory.
+    """
+    fitting = [trial for trial in trials if trial.fits] or [min(trials, key=lambda trial: trial.memory_bytes)]
+    fastest = max(fitting, key=lambda trial: trial.samples_per_s or 0.0)
+    as_good = [trial for trial in fitting if (trial.samples_per_s or 0.0) >= AS_GOOD * (fastest.samples_per_s or 0.0)]
+    perhaps = [trial for trial in fitting if trial.range_per_s[1] >= fastest.range_per_s[0]]
+    best = min([*as_good, *perhaps], key=lambda trial: trial.effort)
+    return best, best in as_good
+
+
+def promising(model: Model, most: int = 0, *, threads_alone: bool = True) -> list[Trial]:
     """What is to be measured: neither workers nor threads, and then what is predicted to be fastest, the best of each
     mode before the second of any, since threads are predicted as if they never waited for one another.
 
     Args:
         model: What predicts.
         most: Threads of all processes together at most; 0 is twice the cores.
+        threads_alone: Whether there may be threads without workers: stages that seed the process refuse them.
     """
     most = most or 2 * cores()
     settings = [
-        Trial(workers, threads, prefetch, model.rate(workers, prefetch, threads=threads))
+        Trial(workers, threads, prefetch, round(model.rate(workers, prefetch, threads=threads), 2))
         for workers in range(most + 1)
         for threads in THREADS
         if workers * max(threads, 1) <= most and threads <= most and not (workers and threads == 1)
+        if workers or not threads or threads_alone
         for prefetch in (PREFETCHES if workers or threads else (2,))
     ]
-    settings.sort(key=lambda trial: (-round(trial.predicted_per_s, 3), trial.makers, trial.threads, trial.prefetch))
+    settings.sort(key=lambda trial: (-trial.predicted_per_s, trial.effort))
     seen: dict[tuple[bool, bool], int] = {}
     turns = []
     for trial in settings:

@@ -179,11 +179,14 @@ class Loader:
         return self._cache.counters.figures() if self._cache is not None else {}
 
     def metrics(self) -> dict[str, float]:
-        """Counters since the loader was made: see :meth:`ecopipe.run.gauge.Gauge.metrics`."""
-        return self._gauge.metrics({"workers": self.workers, "epoch": self.epoch}, self.cache_counters)
+        """Counters since the loader was made: see :meth:`ecopipe.run.gauge.Gauge.metrics`; for Prometheus and for
+        TensorBoard :func:`ecopipe.insight.trace.prometheus` and :func:`ecopipe.insight.trace.to_tensorboard`."""
+        now = {"workers": self.workers, "threads": self.threads, "epoch": self.epoch}
+        return self._gauge.metrics(now, self.cache_counters)
 
     def profile(self) -> Profile:
-        """Begins to record, in any loop: see :class:`ecopipe.insight.profile.Profile`."""
+        """Begins to record, in any loop: see :class:`ecopipe.insight.profile.Profile`; its ``words()`` tell what was
+        found, and :func:`ecopipe.insight.trace.write_trace` writes its recording."""
         from ecopipe.insight.profile import Profile  # against the layers, as Pipeline.loader is
 
         recording = Recording(self.workers, self.prefetch, self.device, threads=self.threads)

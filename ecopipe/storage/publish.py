@@ -13,6 +13,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ PREFIX = ".ecopipe-"
 _RANDOM = 8  # characters that tempfile puts between prefix and suffix
 OLD_PREFIX = ".ecopipe-old-"
 _NO_LOCK = -1  # the file system has none: nothing is swept there
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a disk",
+}  # fmt: skip
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
@@ -102,13 +106,40 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
                 os.close(lock)
 
 
+def final_place(path: Path) -> Path:
+    """Where what is published as ``path`` comes to stand: where its symbolic links lead; a character device itself.
+
+    Raises:
+        OutputError: A folder, a pipe or something else stands there that a file must not replace.
+    """
+    with explained(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG  # it will be one, also where a link leads to nothing
+        if stat.S_ISCHR(mode):
+            return path
+        if not stat.S_ISREG(mode):
+            raise OutputError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}. Name a file.")
+        return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes ``path`` when the block ends well, and is removed otherwise.
 
+    Symbolic links stay: the file that they lead to is replaced. A character device, such as ``/dev/null``, cannot be:
+    then its own path is given, and what is written goes to it at once.
+
     Raises:
-        OutputError: The place cannot be written; the disk is full. Every OSError of the block is taken for one.
+        OutputError: The place cannot be written, or what stands there is no file; the disk is full. Every OSError of
+            the block is taken for one.
     """
+    path = final_place(path)
+    if path.is_char_device():
+        with explained(path):
+            yield path
+        return
     with _temporary(path, folder=False) as temporary:
         yield temporary
         os.chmod(temporary, 0o666 & ~umask())

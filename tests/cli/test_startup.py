@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+BEGINNINGS = (["-m", "ecopipe"], ["-c", "from ecopipe.cli.main import main; main()"])
 HEAVY = {"numpy", "pyarrow", "torch", "fsspec"}
 
 
@@ -39,3 +41,16 @@ def test_nothing_heavy_is_imported_for_an_answer_without_it(
     assert not HEAVY & imported
     told = done.stdout + "\n".join(line for line in lines if not line.startswith("import time:"))
     assert message in told
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=["module", "script"])
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_ctrl_c_while_modules_are_imported_is_told_in_a_line(tmp_path: Path, beginning: list[str], module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    file = tmp_path / "a.toml"
+    file.write_text("[source]\npath = 'nowhere'\n")
+    done = subprocess.run(
+        [sys.executable, *beginning, "profile", str(file)],
+        capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ecopipe: interrupted.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -83,6 +84,25 @@ def test_another_consumer_replaces_the_one_that_was_there() -> None:
     assert model.rate(2) == pytest.approx(4, rel=0.02)
     assert model.rate(2, consumer_s=0.02) == pytest.approx(100, rel=0.02)
     assert model.rate(2, consumer_s=0.0) == pytest.approx(400, rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_consumer_of_one_pace_gives_one_rate_under_every_setting(seed: int) -> None:
+    """Whatever the batches hold and in whatever order they come: the rate is of all of them."""
+    chance = random.Random(seed)
+    sizes = [chance.randint(10, 60) for _ in range(33)]
+    varied = tuple(Step(size, {"decode": Cost(0.0, size / 4000)}, {CONSUMER: Cost(0, 0.02)}) for size in sizes)
+    model, true = Model(varied, 4, Cost(0.0005), Cost(0.0001)), sum(sizes) / (33 * 0.0201)
+    for workers in (1, 2, 3, 4, 16):
+        for prefetch in (2, 3, 8):
+            assert model.rate(workers, prefetch) == pytest.approx(true, rel=1e-6), (workers, prefetch)
+
+
+def test_more_ahead_than_all_that_was_measured_changes_nothing_and_comes_to_an_end() -> None:
+    varied = tuple(Step(1, {"decode": Cost(0, ms / 1e3)}, {CONSUMER: Cost(0, 0.01)}) for ms in (1, 19, 2, 18, 5, 15))
+    model = Model(varied, 8)
+    assert model.rate(2, 10**5) == model.rate(2, 10) == pytest.approx(100)
+    assert model.rate(2, 10**5, threads=4) == pytest.approx(100)
 
 
 def test_it_is_a_function_of_what_was_measured() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from ecopipe.insight.profile_model import measured_rate, model_of, steady
+from ecopipe.insight.profile_model import MOST_STEPS, calibration, measured_rate, model_of, steady
 
 from .clockwork import Clockwork
 from .waiting import Times, drawn
@@ -70,7 +70,7 @@ def test_of_a_hundred_random_pipelines_all_predictions_come_true(kind: Kind) -> 
 def test_waiting_for_cores_that_the_workers_take_from_one_another_is_not_a_cost_of_a_stage() -> None:
     """Four that compute on two cores: half the time each waits, and on one worker it would not."""
     run = Clockwork(Times(4, 2, 2, (10.0,), (), 0.0), 2, frozenset({"sample0"}))
-    model = model_of(run.run(40))
+    model = model_of(run.run(80))
     assert model.rate(4, 2) == pytest.approx(200, rel=0.05)
     assert model.rate(1, 2) == pytest.approx(100, rel=0.08)
 
@@ -82,6 +82,13 @@ def test_waiting_for_cores_that_others_take_stays() -> None:
         assert one.times is not None
         one.times.starved_ns = one.times.stages["sample0"].wall.total_ns // 2
     assert model_of(recording).rate(1, 2) == pytest.approx(100, rel=0.05)
+
+
+def test_of_a_long_recording_the_model_keeps_some_batches_of_all_along_it() -> None:
+    recording = Clockwork(Times(0, 2, 2, (2.0,), (), 0.0), 2, spread=0.5).run(2500)
+    model = model_of(recording)
+    assert 800 <= len(model.steps) <= MOST_STEPS
+    assert calibration(model, recording) == pytest.approx(1, rel=0.02)
 
 
 def test_messages_that_come_late_matter_where_nothing_is_made_ahead() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ecopipe.insight import report, report_pictures
 from ecopipe.insight.profile_codecs import codecs
+from ecopipe.insight.profile_model import REST
 from ecopipe.insight.report_examples import Examples, examples
 from ecopipe.pipeline.bad_samples import BadSamples
 from ecopipe.pipeline.pipeline import Pipeline
@@ -175,6 +176,26 @@ def test_images_are_shown_before_and_after(shards: Path, folder: Path) -> None:
     assert len({uri for _, uri in before} | {uri for _, uri in after}) == 12  # all are mirrored
     assert "drawn black" in one.examples.grids[2].about
     assert all(re.search(r"label \d", caption) for caption, _ in before)
+
+
+def test_what_is_told_fits_workers_and_none(made: Mapping[str, Made]) -> None:
+    for name, workers in WORKERS.items():
+        document, text = made[name].document, " ".join(Page(made[name].html).text.split())
+        assert ("how long the batch had been ready" in text) == bool(workers)
+        assert f"how many samples one {'worker' if workers else 'thread'} could take through each part" in text
+        assert f"training waits: {document['run']['waiting_share']:.0%}" in text
+        measured = document["run"]["samples_per_s"]
+        assert document["predictions"]["workers"][str(workers)] == pytest.approx(measured, abs=0.02)
+        assert 'aria-label="workers: ' + f"{workers}; samples/s: " in made[name].html
+
+
+def test_the_rest_has_a_name_that_fits_without_workers(made: Mapping[str, Made]) -> None:
+    one = made["cifar10"]
+    limit = one.document["limit"] | {"name": REST, "clear": True}
+    page = Page(report.page(one.document | {"limit": limit}, one.pipeline, one.examples))
+    assert REST not in page.text and page.text.count("rest of making") >= 6
+    marked = [one for _, one in page.elements if "limits" in one.get("class", "").split() and "data-part" in one]
+    assert [one["data-part"] for one in marked] == [REST] * 2
 
 
 def test_how_many_lay_ready(made: Mapping[str, Made]) -> None:

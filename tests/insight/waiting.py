@@ -38,6 +38,13 @@ def sleep_whole(sample: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
     return {"value": torch.tensor(sample["value"])}
 
 
+@dataclass(frozen=True, repr=False)
+class _Undrawn(Map):
+    """A Map of a function that draws nothing, so that threads of this process may run it."""
+
+    seeds_process = False
+
+
 @dataclass(frozen=True)
 class Times:
     """What each part of a pipeline takes: ms per sample in the workers, ms per batch behind them."""
@@ -52,7 +59,7 @@ class Times:
     def pipeline(self, batches: int) -> Pipeline:
         count = batches * self.size
         samples = [
-            Map(sleep, field="value", kwargs={"seconds": ms / 1e3}, name=f"sample{number}")
+            _Undrawn(sleep, field="value", kwargs={"seconds": ms / 1e3}, name=f"sample{number}")
             for number, ms in enumerate(self.sample_ms)
         ]
         devices = [

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ecopipe.storage.publish import publish_file, publish_folder
+from ecopipe.storage.publish import final_place, publish_file, publish_folder
 from ecopipe.vocabulary.errors import OutputError
 
 
@@ -186,3 +187,58 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
         full.write(b"x" * 100_000)
         full.flush()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link, loose = tmp_path / "real" / "x.txt", tmp_path / "link", tmp_path / "loose"
+    target.write_text("old")
+    link.symlink_to(target)
+    loose.symlink_to("real/y.txt")  # which is not there yet
+    for path in (link, loose):
+        with publish_file(path) as temporary:
+            temporary.write_text("new")
+            assert temporary.parent == target.parent
+            assert target.read_text() == ("old" if path == link else "new")
+        assert path.is_symlink()
+        assert path.read_text() == "new"
+    assert sorted(os.listdir(target.parent)) == ["x.txt", "y.txt"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_is_written_to_and_stays(tmp_path: Path, linked: bool) -> None:
+    ours, theirs = os.openpty()
+    try:
+        path = device = Path(os.ttyname(theirs))
+        if linked:  # as /dev/stdout is
+            path = tmp_path / "link"
+            path.symlink_to(device)
+        with publish_file(path) as place:
+            place.write_text("new\n")
+        assert os.read(ours, 100).strip() == b"new"
+        assert device.is_char_device()
+        assert final_place(path) == path
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    for name, kind in (("fifo", "a pipe"), ("link", "a pipe"), ("folder", "a folder"), ("socket", "a socket")):
+        with pytest.raises(OutputError) as caught, publish_file(tmp_path / name):
+            pytest.fail("there is nothing to write to")
+        assert str(caught.value) == f"{tmp_path / name}: is {kind}. Name a file."
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "socket").is_socket()
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "folder", "link", "socket"]
+
+
+def test_a_link_to_itself_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("x")
+    with pytest.raises(OutputError, match=r"x: cannot be written: Too many levels of symbolic links"):
+        final_place(tmp_path / "x")
