@@ -58,7 +58,7 @@ def law_1_workers_have_no_say(pipeline: Pipeline) -> None:
     assert expected
     assert trace(pipeline, epochs=2) == expected
     for workers, threads in ((0, 2), (1, 0), (2, 2)):
-        if not workers and any(stage.seeds_process for stage in pipeline.sample_stages):
+        if not workers and not pipeline.threads_alone:
             continue  # that is refused
         assert trace(pipeline, epochs=2, workers=workers, threads=threads) == expected
     before = torch.get_num_threads()

@@ -107,7 +107,7 @@ class Profile:
             "queues": _queues(found),
             "transfer": _transfer(self.recording, found),
             "workers": _workers(self.recording),
-            "predictions": _predictions(model, self.recording, scale, free),
+            "predictions": _predictions(model, self.recording, scale, free, self._pipeline.threads_alone),
             "batches": _batches(self.recording),
             "lengths": _lengths(self.recording.deliveries),
         }  # fmt: skip
@@ -255,7 +255,7 @@ def _workers(recording: Recording) -> list[dict[str, Any]]:
 
 
 def _predictions(
-    model: Model, recording: Recording, scale: float, free: Mapping[str, float]
+    model: Model, recording: Recording, scale: float, free: Mapping[str, float], threads_alone: bool
 ) -> dict[str, dict[str, float]]:
     """Samples per second under other settings, all else as it was: see :mod:`ecopipe.insight.predictions`.
 
@@ -280,7 +280,7 @@ def _predictions(
             str(count): rate(count, prefetch, threads if count == workers else 0)
             for count in sorted({*counts, workers})
         }
-    if not recording.beside:
+    if not recording.beside and threads_alone:
         found["threads"] = {str(count): rate(0, prefetch, count) for count in range(1, cores() + 1)}
     if recording.beside:
         found["prefetch"] = {str(count): rate(workers, count, threads) for count in PREFETCHES}

@@ -142,8 +142,7 @@ def tune(
             f"tune: without workers it takes {memory:,} bytes, more than the limit of {memory_bytes:,}. Raise it, or "
             "make batches smaller."
         )
-    threads_alone = not any(stage.seeds_process for stage in pipeline.sample_stages)
-    found = promising(profile.model, threads_alone=threads_alone)
+    found = promising(profile.model, threads_alone=pipeline.threads_alone)
     for turn in range(TURNS):
         for at in range(len(found))[:: -1 if turn % 2 else 1]:
             profile, memory = _measured(pipeline, shards, found[at], each, consumer_s, device)

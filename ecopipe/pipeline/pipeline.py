@@ -149,6 +149,11 @@ class Pipeline:
         """The device stages."""
         return self._of(DeviceStage)
 
+    @property
+    def threads_alone(self) -> bool:
+        """Whether threads of the consumer's process may make batches: no sample stage seeds what it draws from."""
+        return not any(stage.seeds_process for stage in self.sample_stages)
+
     def _of(self, kind: type[Any]) -> list[Any]:
         return [stage for stage in self.stages if isinstance(stage, kind)]
 

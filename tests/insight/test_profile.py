@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import time
 from array import array
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_workers_answer_without_times_when_nobody_listens(speech: Pipeline) -> N
         assert len(profile.recording.deliveries) == 6
         list(loader)
         assert len(profile.recording.deliveries) == 6
+
+
+def doubled(audio: Any) -> Any:
+    return audio * 2
+
+
+def test_threads_are_foretold_where_they_are_not_refused(shards: Path) -> None:
+    source = TarShards(str(shards / "librispeech" / "train-clean-100"))
+    for stages, foretold in (((), True), ((Map(doubled, field="audio"),), False)):
+        pipeline = Pipeline(source, Batch(2), DecodeAudio(), *stages, Collate("audio"))
+        with Loader(pipeline) as loader, loader.profile() as profile:
+            list(loader)
+        assert ("threads" in profile.as_json()["predictions"]) == foretold
+        assert (re.search("with [0-9]+ threads? at most", profile.words()) is not None) == foretold
 
 
 def broken(sample: Any) -> Any:
