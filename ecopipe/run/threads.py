@@ -217,21 +217,19 @@ class ThreadPool:
             raise stopped
 
     def _answer(self, task: Task, answer: Answer) -> Any:
-        waits_s = time.monotonic()
-        try:
-            while True:
-                late_s = max(waits_s, answer.began_s) + self._timeout_s
-                try:
-                    return answer.result(max(0.0, late_s - time.monotonic()) if self._timeout_s else None)
-                except TimeoutError:
-                    if late_s >= max(waits_s, answer.began_s) + self._timeout_s:
-                        raise
-        except TimeoutError:
-            reason = (
-                f"loader: {task} was not made in {self._timeout_s:g} s by a thread, which cannot be ended. Raise "
-                "timeout_s, or use workers instead of threads: a worker that hangs is replaced."
-            )
-            return Failure(WorkerError(reason))
+        late_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return answer.result(max(0.0, late_s - time.monotonic()) if self._timeout_s else None)
+            except TimeoutError:
+                if answer.began_s + self._timeout_s <= late_s:
+                    break
+                late_s = answer.began_s + self._timeout_s  # a thread was free for it only meanwhile
+        reason = (
+            f"loader: {task} was not made in {self._timeout_s:g} s by a thread, which cannot be ended. Raise "
+            "timeout_s, or use workers instead of threads: a worker that hangs is replaced."
+        )
+        return Failure(WorkerError(reason))
 
     def _drop(self) -> None:
         for _, answer in self._orders:
